@@ -1,0 +1,72 @@
+"""Proposals from a detector and from text alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from textseg.errors import ConfigError
+from textseg.propose import ProposeConfig, concatenate, propose, user_proposals
+from textseg.types import Image, Phrase, Proposals, Query
+
+QUERY = Query((Phrase("car", "car"), Phrase("dog", "dog")))
+
+
+class Listed:
+    """A detector that returns a fixed list, whatever the picture."""
+
+    model_id = "listed"
+
+    def __init__(self, scores: Sequence[float], phrases: Sequence[int], rough: Any = None) -> None:
+        n = len(scores)
+        boxes = np.tile(np.array([1, 2, 3, 4], np.float32), (n, 1))
+        self.found = Proposals(boxes, np.array(scores), np.array(phrases, np.int64), ("detector",) * n, rough)
+
+    def encode(self, image: Image) -> None:
+        return None
+
+    def detect(self, encoded: Any, prompts: Sequence[str], threshold: float) -> Proposals:
+        return self.found[self.found.scores >= threshold]
+
+
+def test_each_phrase_keeps_its_best_and_gets_a_text_proposal() -> None:
+    detector = Listed([0.9, 0.2, 0.5, 0.05], [0, 0, 1, 0])
+    out = propose(QUERY, detector, None, (10, 20), ProposeConfig(max_per_phrase=1))
+    assert out.sources == ("detector", "detector", "text", "text")
+    np.testing.assert_allclose(out.scores, [0.9, 0.5, 0.9, 0.5])
+    assert out.phrase_index.tolist() == [0, 1, 0, 1]
+    assert out.boxes_xyxy[2].tolist() == [0, 0, 20, 10]
+
+
+def test_a_phrase_that_the_detector_does_not_see_has_a_text_proposal_of_score_zero() -> None:
+    out = propose(QUERY, Listed([0.9], [0]), None, (10, 20), ProposeConfig())
+    np.testing.assert_allclose(out.scores, [0.9, 0.9, 0.0])
+
+
+def test_without_a_detector_only_text_remains() -> None:
+    assert propose(QUERY, None, None, (10, 20), ProposeConfig()).sources == ("text", "text")
+    assert len(propose(QUERY, None, None, (10, 20), ProposeConfig(text_only=False))) == 0
+
+
+def test_the_total_is_bounded_best_first() -> None:
+    detector = Listed([0.9, 0.2, 0.5], [0, 0, 1])
+    out = propose(QUERY, detector, None, (10, 20), ProposeConfig(max_total=3, text_only=True))
+    np.testing.assert_allclose(sorted(out.scores), [0.5, 0.9, 0.9])
+
+
+def test_joining_fills_rough_masks_with_none() -> None:
+    rough = np.ones((1, 2, 2), np.float32)
+    joined = concatenate([Listed([0.9], [0], rough).found, user_proposals(np.array([[0, 0, 5, 5]]), np.array([1]))])
+    assert joined.mask_logits is not None
+    assert joined.mask_logits.any(axis=(1, 2)).tolist() == [True, False]
+    assert joined.sources == ("detector", "user")
+    assert len(concatenate([])) == 0
+
+
+@pytest.mark.parametrize("options", [{"detector_threshold": 2.0}, {"max_per_phrase": 0}, {"max_total": 0}])
+def test_bad_settings(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        ProposeConfig(**options)

@@ -1,0 +1,169 @@
+"""Ranking on hand-written 4x4 masks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from textseg import rank
+from textseg.errors import ConfigError
+from textseg.rank import RankConfig
+from textseg.types import Candidates, Frame, Image, Phrase, Prompts, Proposals, Query
+
+IMAGE = Image(np.zeros((4, 4, 3), np.uint8), "test", "0" * 64)
+FRAME = Frame((4, 4), (4, 4), (4, 4))
+LEFT = np.array([[1, 1, 0, 0]] * 4, bool)
+RIGHT = ~LEFT
+CORNER = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]], bool)
+EMPTY = np.zeros((4, 4), bool)
+DETECTOR_ONLY = RankConfig(weights={"detector": 1.0})
+
+
+def query(*texts: str) -> Query:
+    return Query(tuple(Phrase(text, text) for text in texts))
+
+
+def stages(
+    masks: list[list[np.ndarray]], scores: list[float], phrases: list[int], rough: np.ndarray | None = None
+) -> tuple[Proposals, Prompts, Candidates]:
+    """One proposal a row of masks, with the detector's score and the phrase's index."""
+    n = len(masks)
+    c = len(masks[0]) if n else 3
+    whole = np.tile(np.array([0, 0, 4, 4], np.float32), (n, 1))
+    proposals = Proposals(whole, np.array(scores, np.float32), np.array(phrases, np.int64), ("detector",) * n, rough)
+    nothing = np.zeros((n, 0, 2), np.float32), np.zeros((n, 0), np.int64)
+    prompts = Prompts(np.arange(n), whole, *nothing)
+    logits = np.where(np.array(masks, bool).reshape(n, c, 4, 4), 5.0, -5.0).astype(np.float32)
+    return proposals, prompts, Candidates(logits, np.full((n, c), 0.9, np.float32), FRAME)
+
+
+def run(q: Query, config: RankConfig, *args: object) -> tuple[rank.Scored, object, object]:
+    proposals, prompts, candidates = stages(*args)  # type: ignore[arg-type]
+    scored = rank.score(IMAGE, q, proposals, prompts, candidates, None, config)
+    return scored, *rank.select(scored, q, config)
+
+
+def test_no_candidate_is_an_empty_answer() -> None:
+    scored, accepted, rejected = run(query("car"), DETECTOR_ONLY, [], [], [])
+    assert len(scored) == len(accepted) == len(rejected) == 0
+    assert accepted.masks.shape == (0, 4, 4)
+    assert accepted.boxes_xyxy.shape == (0, 4)
+
+
+def test_below_the_threshold_is_not_there() -> None:
+    _, accepted, rejected = run(query("car"), DETECTOR_ONLY, [[LEFT]], [0.3], [0])
+    assert len(accepted) == 0
+    assert rejected.reasons == ("score 0.30 below the threshold 0.50",)
+    np.testing.assert_array_equal(rejected.masks[0], LEFT)
+
+
+def test_one_mask_of_each_prompt_wins() -> None:
+    _, accepted, rejected = run(query("car"), DETECTOR_ONLY, [[LEFT, CORNER, RIGHT]], [0.9], [0])
+    assert accepted.labels == ("car",)
+    np.testing.assert_array_equal(accepted.masks[0], LEFT)
+    assert rejected.reasons == ("another mask of the same prompt scored higher",) * 2
+    assert rejected.mask_index.tolist() == [1, 2]
+
+
+def test_duplicates_and_parts_of_one_phrase_are_removed() -> None:
+    _, accepted, rejected = run(query("car"), DETECTOR_ONLY, [[LEFT], [LEFT], [CORNER], [RIGHT]], [0.9, 0.8, 0.7, 0.6], [0] * 4)
+    assert accepted.proposal_index.tolist() == [0, 3]
+    assert rejected.reasons[0].startswith("duplicate of a better mask (IoU 1.00)")
+    assert rejected.reasons[1].startswith("part of a better mask")
+
+
+def test_the_same_object_goes_to_the_phrase_that_scores_higher() -> None:
+    _, accepted, rejected = run(query("cat", "dog"), DETECTOR_ONLY, [[LEFT], [LEFT]], [0.6, 0.8], [0, 1])
+    assert accepted.labels == ("dog",)
+    assert rejected.labels == ("cat",)
+    assert rejected.reasons == ("the same object scored higher as 'dog' (IoU 1.00)",)
+
+
+def test_accepted_come_in_the_order_of_the_phrases_best_first() -> None:
+    _, accepted, _ = run(
+        query("cat", "dog"), DETECTOR_ONLY, [[RIGHT & ~CORNER.T], [CORNER], [LEFT & ~CORNER]], [0.9, 0.6, 0.7], [1, 0, 0]
+    )
+    assert accepted.labels == ("cat", "cat", "dog")
+    np.testing.assert_allclose(accepted.scores, [0.7, 0.6, 0.9], atol=1e-5)
+
+
+def test_an_empty_mask_never_wins() -> None:
+    _, accepted, rejected = run(query("car"), DETECTOR_ONLY, [[EMPTY]], [0.99], [0])
+    assert len(accepted) == 0
+    assert rejected.reasons == ("empty mask",)
+
+
+def test_thresholds_can_differ_by_phrase() -> None:
+    q = query("cat", "dog")
+    scored, _, _ = run(q, DETECTOR_ONLY, [[LEFT], [RIGHT]], [0.4, 0.4], [0, 1])
+    accepted, _ = rank.select(scored, q, DETECTOR_ONLY, np.array([0.3, 0.5]))
+    assert accepted.labels == ("cat",)
+
+
+def test_fusion_is_the_sigmoid_of_weighted_log_odds() -> None:
+    parts = {"detector": np.array([0.9], np.float32), "clip": np.array([np.nan], np.float32)}
+    config = RankConfig(weights={"bias": 0.5, "detector": 2.0, "clip": 1.0}, missing={"clip": 0.25})
+    expected = 1 / (1 + np.exp(-(0.5 + 2 * np.log(9) - np.log(3))))
+    np.testing.assert_allclose(rank.fuse(parts, config), [expected], rtol=1e-5)
+
+
+def test_agreement_is_the_overlap_with_the_detectors_rough_mask() -> None:
+    rough = np.where(CORNER, 4.0, -4.0).astype(np.float32)[None]
+    scored, _, _ = run(query("car"), DETECTOR_ONLY, [[LEFT, CORNER, RIGHT]], [0.9], [0], rough)
+    np.testing.assert_allclose(scored.parts["agreement"], [0.5, 1.0, 0.0])
+
+
+def test_agreement_without_rough_masks_compares_boxes() -> None:
+    scored, _, _ = run(query("car"), DETECTOR_ONLY, [[LEFT, LEFT | RIGHT]], [0.9], [0])
+    np.testing.assert_allclose(scored.parts["agreement"], [0.5, 1.0])
+
+
+class TwoColorClip:
+    """Embeds a crop by its mean red and blue, a text by the colour word in it."""
+
+    model_id, dim, logit_scale = "two-colors", 3, 20.0
+
+    def encode_text(self, texts: list[str]) -> np.ndarray:
+        table = {"red": [1, 0, 0], "blue": [0, 1, 0]}
+        return np.array([next((v for k, v in table.items() if k in t), [0, 0, 1]) for t in texts], np.float32)
+
+    def encode_images(self, crops: list[np.ndarray]) -> np.ndarray:
+        mean = np.array([[c[..., 0].mean(), c[..., 2].mean(), 60.0] for c in crops], np.float32)
+        return mean / np.linalg.norm(mean, axis=1, keepdims=True)
+
+
+def test_clip_sees_the_masked_crop_and_contrasts_phrases() -> None:
+    rgb = np.zeros((4, 4, 3), np.uint8)
+    rgb[:, :2, 0], rgb[:, 2:, 2] = 255, 255  # left red, right blue
+    image = Image(rgb, "test", "1" * 64)
+    q = query("red car", "blue car")
+    proposals, prompts, candidates = stages([[LEFT], [RIGHT], [LEFT]], [0.5] * 3, [0, 0, 1])
+    config = RankConfig(weights={"clip": 1.0}, clip_fill=0)
+    scored = rank.score(image, q, proposals, prompts, candidates, TwoColorClip(), config)
+    clip = scored.parts["clip"]
+    assert clip[0] > 0.9
+    assert clip[1] < 0.1
+    assert clip[2] < 0.1
+    accepted, _ = rank.select(scored, q, config)
+    assert accepted.labels == ("red car",)
+    np.testing.assert_array_equal(accepted.masks[0], LEFT)
+
+
+def test_clip_looks_only_at_the_budgeted_best() -> None:
+    proposals, prompts, candidates = stages([[LEFT], [RIGHT], [CORNER]], [0.2, 0.9, 0.5], [0, 0, 0])
+    config = RankConfig(weights={"detector": 1.0}, clip_budget=2)
+    scored = rank.score(IMAGE, query("red car"), proposals, prompts, candidates, TwoColorClip(), config)
+    assert np.isnan(scored.parts["clip"]).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threshold": 1.5}, "threshold: got 1.5"),
+        ({"weights": {"detektor": 1.0}}, "did you mean 'detector'"),
+        ({"missing": {"bias": 0.5}}, "unknown part 'bias'"),
+    ],
+)
+def test_bad_settings_are_named(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RankConfig(**options)  # type: ignore[arg-type]

@@ -1,0 +1,91 @@
+"""From a preset to a ``Pipeline``: the only file that knows which adapters exist."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from textseg.cache import EmbeddingCache
+from textseg.config import ModelConfig, Preset, read_preset
+from textseg.errors import ConfigError, WeightsError
+from textseg.pipeline import Pipeline, PipelineConfig
+
+PACKAGE_WEIGHTS = Path(__file__).resolve().parent / "weights"
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def load(
+    preset: str | Path | Preset = "nano",
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    cache: EmbeddingCache | None = None,
+) -> Pipeline:
+    """Build the pipeline of a preset.
+
+    Args:
+        preset: "nano" (embedded, offline), another shipped preset, a path to a YAML file, or a ``Preset``.
+        device: "auto", "cpu", "cuda" …; None takes the preset's.
+        dtype: "float32", "bfloat16" or "float16"; None takes the preset's.
+        cache: embeddings to share with other pipelines.
+
+    Raises:
+        ConfigError: unknown preset, key, family, device or dtype.
+        HubError: a hub checkpoint is out of reach; WeightsError: weights are missing or damaged.
+    """
+    settings = preset if isinstance(preset, Preset) else read_preset(preset)
+    where = {"device": pick_device(device or settings.device), "dtype": dtype or settings.dtype}
+    if where["dtype"] not in DTYPES:
+        raise ConfigError(f"dtype: got {where['dtype']!r}, expected one of {', '.join(DTYPES)}")
+    from textseg.models import clip, detector, sam, text_prompt
+
+    encoder = None if settings.clip is None else clip.load(**_arguments(settings.clip), **where)
+    segmenter = sam.load(**_arguments(settings.segmenter), **where)
+    finder = None
+    if settings.detector is not None:
+        finder = detector.load(**_arguments(settings.detector), **where, text_encoder=encoder)
+    token = None if settings.text_prompt is None else text_prompt.load(resolve(settings.text_prompt.model))
+    return Pipeline(segmenter, finder, encoder, token, pipeline_config(settings), cache)
+
+
+def pipeline_config(settings: Preset) -> PipelineConfig:
+    """Return the stages' settings of a preset."""
+    return PipelineConfig(settings.name, settings.propose, settings.prompt, settings.segment, settings.rank)
+
+
+def resolve(model: str) -> str:
+    """Turn "package:nano/sam" into the folder inside the package; anything else is returned as it is.
+
+    Raises:
+        WeightsError: the package lacks that folder.
+    """
+    if not model.startswith("package:"):
+        return model
+    folder = PACKAGE_WEIGHTS / model.removeprefix("package:")
+    if not folder.is_dir():
+        raise WeightsError(f"{model}: {folder} is missing from this installation; reinstall textseg")
+    return str(folder)
+
+
+def pick_device(device: str) -> str:
+    """Return a device that exists: "auto" prefers cuda, then mps, then the CPU.
+
+    Raises:
+        ConfigError: the device asked for is not there (never a silent fall to the CPU).
+    """
+    import torch
+
+    usable = ["cpu"]
+    if torch.cuda.is_available():
+        usable.insert(0, "cuda")
+    elif torch.backends.mps.is_available():
+        usable.insert(0, "mps")
+    if device == "auto":
+        return usable[0]
+    if device.split(":")[0] not in usable:
+        raise ConfigError(f"device {device!r} is not available here; choices: {', '.join(['auto', *usable])}")
+    return device
+
+
+def _arguments(model: ModelConfig) -> dict[str, Any]:
+    return {"kind": model.kind, "model": resolve(model.model), **model.options}

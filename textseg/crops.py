@@ -1,0 +1,64 @@
+"""Crops of a picture with everything outside the mask blanked: what CLIP is asked to judge."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from textseg import geometry
+from textseg.types import Bool, UInt8
+
+
+def masked_crops(rgb: UInt8, masks: Bool, *, grow: float, fill: int, size: int = 224) -> list[UInt8]:
+    """Return one square crop a mask, pixels outside the mask set to ``fill``.
+
+    Args:
+        rgb: uint8 (H, W, 3).
+        masks: bool (N, h, w) over the whole picture at any resolution.
+        grow: the mask's box is grown by this factor around its centre and made square.
+        fill: grey level 0..255 outside the mask and outside the picture.
+        size: longest side of a crop in pixels; smaller objects are not enlarged.
+
+    Returns:
+        N arrays uint8 (s, s, 3), s at most ``size``. An empty mask gives a crop of ``fill`` alone.
+    """
+    if max(rgb.shape[:2]) > 4 * size:  # a huge picture is shrunk once, not once a crop
+        factor = 4 * size / max(rgb.shape[:2])
+        new_wh = [max(1, round(side * factor)) for side in rgb.shape[1::-1]]
+        rgb = np.asarray(cv2.resize(rgb, new_wh, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    height, width = rgb.shape[:2]
+    h, w = masks.shape[1:]
+    scale = np.array([width / w, height / h] * 2, np.float32)
+    crops = []
+    for mask, box in zip(masks, geometry.mask_boxes(masks) * scale, strict=True):
+        side = max(float(box[2] - box[0]), float(box[3] - box[1]), 1.0) * grow
+        left, top = (box[0] + box[2] - side) / 2, (box[1] + box[3] - side) / 2
+        s = int(np.clip(round(side), 8, size))
+        # Maps crop pixel centres to picture pixel centres.
+        to_picture = np.array([[side / s, 0, left], [0, side / s, top]], np.float64)
+        to_picture[:, 2] += 0.5 * side / s - 0.5
+        crop = _warp(rgb, to_picture, s, fill)
+        to_mask = to_picture.copy()
+        to_mask[0] = (to_picture[0] + [0, 0, 0.5]) / scale[0] - [0, 0, 0.5]
+        to_mask[1] = (to_picture[1] + [0, 0, 0.5]) / scale[1] - [0, 0, 0.5]
+        inside = _warp(mask.astype(np.uint8) * 255, to_mask, s, 0) > 127
+        crops.append(np.where(inside[..., None], crop, np.uint8(fill)))
+    return crops
+
+
+def _warp(array: UInt8, to_source: np.ndarray, size: int, fill: int) -> UInt8:
+    # Area-like smoothing where the crop shrinks the picture, so that CLIP sees no aliasing.
+    shrink = float(to_source[0, 0])
+    if shrink > 2:
+        array = cv2.blur(array, (int(shrink), int(shrink)))
+    return np.asarray(
+        cv2.warpAffine(
+            array,
+            to_source,
+            (size, size),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=(fill, fill, fill),
+        ),
+        dtype=np.uint8,
+    )

@@ -1,0 +1,104 @@
+"""First stage: where may each phrase be? Detector boxes, and one text-only proposal a phrase."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from textseg.errors import ConfigError
+from textseg.types import Bool, Detector, Float, Int, Proposals, Query
+
+
+@dataclass(frozen=True)
+class ProposeConfig:
+    """How many proposals, and how sure.
+
+    Attributes:
+        detector_threshold: least detector score, 0..1. Low on purpose: the ranking decides.
+        max_per_phrase: most detector boxes kept for one phrase.
+        max_total: most proposals for one picture, best first, however many phrases are asked.
+        text_only: whether each phrase also becomes a proposal without a box, carried by SAM's text token alone.
+            Needs a text prompt and a segmenter that takes text tokens.
+    """
+
+    detector_threshold: float = 0.1
+    max_per_phrase: int = 20
+    max_total: int = 200
+    text_only: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.detector_threshold <= 1.0:
+            raise ConfigError(f"detector_threshold: got {self.detector_threshold}, expected a number in 0..1")
+        for name in ("max_per_phrase", "max_total"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: got {getattr(self, name)}, expected at least 1")
+
+
+def propose(
+    query: Query, detector: Detector | None, encoded: Any, size_hw: tuple[int, int], config: ProposeConfig
+) -> Proposals:
+    """Return the detector's boxes for every phrase, and a text-only proposal for each if wanted.
+
+    Args:
+        query: the phrases, all asked in one detector pass.
+        detector: the open-vocabulary detector; None leaves the text-only proposals.
+        encoded: what ``detector.encode`` returned for this picture.
+        size_hw: size of the original picture in pixels.
+        config: thresholds and limits.
+    """
+    found = Proposals.empty()
+    if detector is not None:
+        found = detector.detect(encoded, query.prompts, config.detector_threshold)
+        found = found[_top_per_phrase(found, config.max_per_phrase)]
+    if config.text_only:
+        found = concatenate([found, _text_proposals(found, len(query), size_hw)])
+    best = np.argsort(-found.scores, kind="stable")[: config.max_total]
+    return found[np.sort(best)]
+
+
+def _text_proposals(found: Proposals, phrases: int, size_hw: tuple[int, int]) -> Proposals:
+    """Return one proposal a phrase without a box, scored by the phrase's best detection (0 if there is none)."""
+    height, width = size_hw
+    whole = np.tile(np.array([0, 0, width, height], np.float32), (phrases, 1))
+    scores = np.zeros(phrases, np.float32)
+    np.maximum.at(scores, found.phrase_index, found.scores)
+    return Proposals(whole, scores, np.arange(phrases), ("text",) * phrases)
+
+
+def user_proposals(boxes_xyxy: Float, phrase_index: Int) -> Proposals:
+    """Return the caller's own boxes (N, 4) as proposals; each is certain, so its score is 1."""
+    n = len(boxes_xyxy)
+    return Proposals(boxes_xyxy, np.ones(n, np.float32), phrase_index, ("user",) * n)
+
+
+def concatenate(parts: Sequence[Proposals]) -> Proposals:
+    """Join proposals in order; rough masks of different resolutions must not meet here."""
+    parts = [part for part in parts if len(part)]
+    if not parts:
+        return Proposals.empty()
+    masks = None
+    shapes = {part.mask_logits.shape[1:] for part in parts if part.mask_logits is not None}
+    if shapes:
+        shape = max(shapes)
+        masks = np.concatenate(
+            [np.zeros((len(p), *shape), np.float32) if p.mask_logits is None else p.mask_logits for p in parts]
+        )
+    return Proposals(
+        np.concatenate([p.boxes_xyxy for p in parts]),
+        np.concatenate([p.scores for p in parts]),
+        np.concatenate([p.phrase_index for p in parts]),
+        tuple(source for p in parts for source in p.sources),
+        masks,
+    )
+
+
+def _top_per_phrase(proposals: Proposals, limit: int) -> Bool:
+    """Return bool (N,): among each phrase's ``limit`` best scores."""
+    keep = np.zeros(len(proposals), bool)
+    for phrase in np.unique(proposals.phrase_index):
+        members = np.flatnonzero(proposals.phrase_index == phrase)
+        keep[members[np.argsort(-proposals.scores[members], kind="stable")[:limit]]] = True
+    return keep

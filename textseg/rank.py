@@ -1,0 +1,311 @@
+"""Fourth stage: fuse every score part into one calibrated score, choose, de-duplicate, say "not there".
+
+``score`` gives each candidate its parts and the fused score; nothing is thrown away there. ``select``
+makes the choice from what ``score`` returned, so that another threshold costs no model call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from textseg import geometry
+from textseg.crops import masked_crops
+from textseg.errors import ConfigError, nearest
+from textseg.types import Bool, Candidates, Float, Image, ImageTextEncoder, Int, Prompts, Proposals, Query, Segments
+
+PARTS = ("detector", "sam_iou", "stability", "clip", "agreement")
+LOG_ODDS_LIMIT = 5.0
+
+
+@dataclass(frozen=True)
+class RankConfig:
+    """How candidates are scored and chosen.
+
+    Attributes:
+        threshold: least fused score of an accepted mask, 0..1; below it the answer is "not there".
+        weights: weight of each part's log-odds in the fused score, and "bias". Fitted on validation pictures
+            by ``textseg eval --fit``: score = sigmoid(bias + sum of weight x log-odds(part)).
+        missing: stands in for a part that does not apply (no CLIP loaded, nothing to agree with), 0..1.
+        duplicate_iou: two masks of one phrase that overlap by this IoU are one object.
+        contained: a mask of which this share lies inside a better mask of the same phrase is a part of it.
+        cross_phrase_iou: masks of different phrases that overlap by this IoU are one object; the better keeps it.
+        min_area: least area of an accepted mask in pixels of the original picture.
+        clip_budget: how many candidates a phrase are shown to CLIP, best first by the other parts.
+        clip_grow: a CLIP crop is the mask's box grown by this factor and made square.
+        clip_fill: grey level 0..255 of a crop's pixels outside the mask.
+        backgrounds: generic texts that CLIP contrasts every phrase with.
+        synonym_similarity: other phrases whose text is closer than this cosine are not used as contrast.
+        max_rejected: most rejected candidates kept, best first.
+    """
+
+    threshold: float = 0.5
+    weights: Mapping[str, float] = field(
+        default_factory=lambda: {
+            "bias": 0.0,
+            "detector": 0.6,
+            "sam_iou": 0.3,
+            "stability": 0.1,
+            "clip": 0.3,
+            "agreement": 0.3,
+        }
+    )
+    missing: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.5))
+    duplicate_iou: float = 0.6
+    contained: float = 0.85
+    cross_phrase_iou: float = 0.8
+    min_area: int = 1
+    clip_budget: int = 12
+    clip_grow: float = 1.2
+    clip_fill: int = 127
+    backgrounds: tuple[str, ...] = ("background", "something else")
+    synonym_similarity: float = 0.9
+    max_rejected: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("threshold", "duplicate_iou", "contained", "cross_phrase_iou"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(f"{name}: got {getattr(self, name)}, expected a number in 0..1")
+        for table, known in (("weights", (*PARTS, "bias")), ("missing", PARTS)):
+            for key in getattr(self, table):
+                if key not in known:
+                    raise ConfigError(f"rank.{table}: unknown part {key!r}; {nearest(key, known)}")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Every candidate mask with all its score parts, before any choice. M of them, in prompt order.
+
+    Attributes:
+        candidates: the segmenter's answer that the indices point into.
+        masks: bool (M, h, w) low-resolution masks over the whole picture (padding cut off).
+        areas: float32 (M,), share of the picture, 0..1.
+        parts: one float32 (M,) array per name in ``PARTS``; NaN where a part does not apply.
+        scores: float32 (M,), fused and calibrated, 0..1.
+        phrase_index, proposal_index, prompt_index, mask_index: int64 (M,).
+        sources: M strings: "detector", "text" or "user".
+    """
+
+    candidates: Candidates
+    masks: Bool
+    areas: Float
+    parts: dict[str, Float]
+    scores: Float
+    phrase_index: Int
+    proposal_index: Int
+    prompt_index: Int
+    mask_index: Int
+    sources: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+
+def score(
+    image: Image,
+    query: Query,
+    proposals: Proposals,
+    prompts: Prompts,
+    candidates: Candidates,
+    clip: ImageTextEncoder | None,
+    config: RankConfig,
+) -> Scored:
+    """Give every candidate its score parts and the fused score."""
+    p, c = candidates.predicted_iou.shape
+    prompt_index, mask_index = np.repeat(np.arange(p), c), np.tile(np.arange(c), p)
+    proposal_index = prompts.proposal_index[prompt_index]
+    phrase_index = proposals.phrase_index[proposal_index]
+    masks = geometry.crop_padding(candidates.logits, candidates.frame) > 0  # (P, C, h, w)
+    masks = masks.reshape(p * c, *masks.shape[2:])  # (M, h, w)
+    parts = {
+        "detector": proposals.scores[proposal_index].astype(np.float32),
+        "sam_iou": candidates.predicted_iou.reshape(-1),
+        "stability": geometry.stability(candidates.logits, candidates.frame).reshape(-1).astype(np.float32),
+        "clip": np.full(p * c, np.nan, np.float32),
+        "agreement": _agreement(masks, proposals, proposal_index, image.size_hw),
+    }
+    areas = _flat(masks).mean(axis=1)
+    if clip is not None and p and any(phrase.prompt for phrase in query.phrases):
+        shown = _worth_showing(fuse(parts, config), masks, areas, phrase_index, prompt_index, config)
+        parts["clip"] = _clip_part(image, query, masks, shown, phrase_index, clip, config)
+    return Scored(
+        candidates,
+        masks,
+        areas,
+        parts,
+        fuse(parts, config),
+        phrase_index,
+        proposal_index,
+        prompt_index,
+        mask_index,
+        tuple(proposals.sources[i] for i in proposal_index),
+    )
+
+
+def fuse(parts: Mapping[str, Float], config: RankConfig) -> Float:
+    """Return float32 (M,): sigmoid(bias + sum of weight x log-odds(part)), missing parts at their stand-in."""
+    total = np.float32(config.weights.get("bias", 0.0))
+    for name, values in parts.items():
+        filled = np.where(np.isnan(values), config.missing.get(name, 0.5), values)
+        total = total + config.weights.get(name, 0.0) * log_odds(filled)
+    return np.asarray(1.0 / (1.0 + np.exp(-total)), dtype=np.float32)
+
+
+def log_odds(values: Float) -> Float:
+    """Return log(p / (1 - p)), kept within ±``LOG_ODDS_LIMIT``."""
+    tiny = 1.0 / (1.0 + np.exp(LOG_ODDS_LIMIT))
+    p = np.clip(values, tiny, 1.0 - tiny)
+    return np.asarray(np.log(p / (1.0 - p)), dtype=np.float32)
+
+
+def select(
+    scored: Scored, query: Query, config: RankConfig, thresholds: Float | None = None
+) -> tuple[Segments, Segments]:
+    """Return the accepted and the rejected segments, each best first within its phrase.
+
+    Args:
+        scored: what ``score`` returned.
+        query: the phrases.
+        config: thresholds and overlaps.
+        thresholds: float (phrases,), a threshold for each phrase; None uses ``config.threshold`` for all.
+    """
+    limits = np.full(len(query), config.threshold) if thresholds is None else np.asarray(thresholds)
+    order = np.argsort(-scored.scores, kind="stable")
+    reasons = _reasons(scored, query, order, limits, config)
+    accepted = [int(i) for i in order if not reasons[i]]
+    accepted.sort(key=lambda i: int(scored.phrase_index[i]))  # stable: best first stays within a phrase
+    rejected = [int(i) for i in order if reasons[i]][: config.max_rejected]
+    return _segments(scored, query, accepted, reasons), _segments(scored, query, rejected, reasons)
+
+
+def _reasons(scored: Scored, query: Query, order: Int, limits: Float, config: RankConfig) -> list[str]:
+    """Return why each candidate loses, "" for those that win; candidates are judged best first."""
+    height, width = scored.candidates.frame.original_hw
+    reasons = [""] * len(scored)
+    winners: list[int] = []
+    flat = _flat(scored.masks)
+    sizes = flat.sum(axis=1)
+    for i in order:
+        limit = limits[scored.phrase_index[i]]
+        if sizes[i] == 0:
+            reasons[i] = "empty mask"
+        elif scored.areas[i] * height * width < config.min_area:
+            reasons[i] = f"smaller than {config.min_area} pixels"
+        elif scored.scores[i] < limit:
+            reasons[i] = f"score {scored.scores[i]:.2f} below the threshold {limit:.2f}"
+        else:
+            reasons[i] = _overlap_reason(scored, query, int(i), winners, flat, sizes, config)
+        if not reasons[i]:
+            winners.append(int(i))
+    return reasons
+
+
+def _overlap_reason(
+    scored: Scored, query: Query, i: int, winners: list[int], flat: Float, sizes: Float, config: RankConfig
+) -> str:
+    """Return the reason if candidate ``i`` repeats a better one that was already accepted."""
+    if not winners:
+        return ""
+    shared = flat[winners] @ flat[i]
+    iou = shared / (sizes[winners] + sizes[i] - shared)
+    inside = shared / np.minimum(sizes[i], sizes[winners])
+    for j, overlap, contained in zip(winners, iou, inside, strict=True):
+        if scored.prompt_index[j] == scored.prompt_index[i]:
+            return "another mask of the same prompt scored higher"
+        if scored.phrase_index[j] == scored.phrase_index[i]:
+            if overlap >= config.duplicate_iou:
+                return f"duplicate of a better mask (IoU {overlap:.2f})"
+            if contained >= config.contained:
+                return f"part of a better mask, or around it ({contained:.0%} shared)"
+        elif overlap >= config.cross_phrase_iou:
+            label = query.phrases[int(scored.phrase_index[j])].text
+            return f"the same object scored higher as {label!r} (IoU {overlap:.2f})"
+    return ""
+
+
+def _segments(scored: Scored, query: Query, chosen: list[int], reasons: list[str]) -> Segments:
+    index = np.array(chosen, dtype=np.int64)
+    logits = scored.candidates.logits[scored.prompt_index[index], scored.mask_index[index]]  # (K, h, w)
+    masks = geometry.upscale_masks(logits, scored.candidates.frame)
+    return Segments(
+        masks,
+        geometry.mask_boxes(masks),
+        scored.scores[index],
+        tuple(query.phrases[int(scored.phrase_index[i])].text for i in index),
+        scored.phrase_index[index],
+        {name: values[index] for name, values in scored.parts.items()},
+        scored.proposal_index[index],
+        scored.prompt_index[index],
+        scored.mask_index[index],
+        tuple(scored.sources[i] for i in index),
+        tuple(reasons[i] for i in index),
+    )
+
+
+def _flat(masks: Bool) -> Float:
+    """Return float32 (M, h*w), ready for overlaps by matrix product."""
+    return masks.reshape(len(masks), masks.shape[1] * masks.shape[2]).astype(np.float32)
+
+
+def _agreement(masks: Bool, proposals: Proposals, proposal_index: Int, size_hw: tuple[int, int]) -> Float:
+    """Return float32 (M,): how well each mask agrees with what the detector saw.
+
+    With rough masks: the IoU with the proposal's own rough mask, or for a text-only proposal with the
+    best of its phrase. Without: the IoU of the mask's box with the detector's box. NaN where there is nothing
+    to agree with.
+    """
+    out = np.full(len(masks), np.nan, np.float32)
+    detected = np.array([source == "detector" for source in proposals.sources], dtype=bool)
+    if not len(masks) or not detected.any():
+        return out
+    h, w = masks.shape[1:]
+    if proposals.mask_logits is not None:
+        rough = geometry.resize_logits(proposals.mask_logits[detected], (h, w)) > 0
+        overlap = geometry.mask_iou(masks, rough)  # (M, D)
+    else:
+        scale = np.array([size_hw[1] / w, size_hw[0] / h] * 2, np.float32)
+        overlap = geometry.box_iou(geometry.mask_boxes(masks) * scale, proposals.boxes_xyxy[detected])  # (M, D)
+    column = np.cumsum(detected) - 1
+    for m, i in enumerate(proposal_index):
+        if detected[i]:
+            out[m] = overlap[m, column[i]]
+        else:
+            same = proposals.phrase_index[detected] == proposals.phrase_index[i]
+            out[m] = overlap[m, same].max() if same.any() else np.nan
+    return out
+
+
+def _worth_showing(
+    scores: Float, masks: Bool, areas: Float, phrase_index: Int, prompt_index: Int, config: RankConfig
+) -> Int:
+    """Return the indices of the candidates that CLIP looks at: each phrase's best by the other parts."""
+    shown: list[int] = []
+    for phrase in np.unique(phrase_index):
+        members = np.flatnonzero((phrase_index == phrase) & (areas > 0))
+        shown.extend(members[np.argsort(-scores[members], kind="stable")[: config.clip_budget]].tolist())
+    return np.array(sorted(shown), dtype=np.int64)
+
+
+def _clip_part(
+    image: Image, query: Query, masks: Bool, shown: Int, phrase_index: Int, clip: ImageTextEncoder, config: RankConfig
+) -> Float:
+    """Return float32 (M,): softmax of the own phrase against the contrast texts; NaN where not shown."""
+    out = np.full(len(masks), np.nan, np.float32)
+    if not len(shown):
+        return out
+    crops = masked_crops(image.rgb, masks[shown], grow=config.clip_grow, fill=config.clip_fill)
+    pictures = clip.encode_images(crops)  # (S, D)
+    texts = clip.encode_text(query.prompts)  # (Q, D)
+    backgrounds = clip.encode_text(config.backgrounds)  # (B, D)
+    rivals = texts @ texts.T < config.synonym_similarity  # (Q, Q): which phrases contrast with which
+    for row, m in enumerate(shown):
+        own = int(phrase_index[m])
+        contrast = [texts[rivals[own]], backgrounds]
+        if query.phrases[own].negatives:
+            contrast.append(clip.encode_text(query.phrases[own].negatives))
+        others = np.concatenate(contrast) @ pictures[row]
+        gap = clip.logit_scale * (others - texts[own] @ pictures[row])
+        out[m] = 1.0 / (1.0 + np.exp(np.minimum(gap, 50.0)).sum())
+    return out

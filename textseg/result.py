@@ -1,0 +1,148 @@
+"""The answer to a query: accepted masks, the rejected ones with reasons, and what to do with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from textseg.errors import ConfigError
+from textseg.rank import RankConfig, Scored, select
+from textseg.types import Bool, Float, Image, Int, Query, Segments, UInt8
+
+if TYPE_CHECKING:
+    import supervision
+
+
+@dataclass(frozen=True)
+class Result:
+    """K accepted masks of one picture, best first within each phrase; K may be 0: "not in this picture".
+
+    Attributes:
+        image: the picture.
+        query: the phrases that were asked.
+        accepted: the K masks with boxes, scores, labels, parts and trace.
+        rejected: the same for what lost, with ``reasons``; the best 50 by default.
+        scored: every candidate before the choice; ``with_threshold`` chooses again from it.
+        config: the ranking's settings behind the choice.
+        preset: name of the preset that answered.
+        seconds: time of each stage: text, propose, encode, segment, rank.
+    """
+
+    image: Image
+    query: Query
+    accepted: Segments
+    rejected: Segments
+    scored: Scored = field(repr=False)
+    config: RankConfig = field(repr=False)
+    preset: str
+    seconds: dict[str, float]
+
+    def __len__(self) -> int:
+        return len(self.accepted)
+
+    @property
+    def masks(self) -> Bool:
+        """bool (K, H, W) at the original size."""
+        return self.accepted.masks
+
+    @property
+    def boxes_xyxy(self) -> Float:
+        """float32 (K, 4), the tight box of each mask in pixels of the original picture."""
+        return self.accepted.boxes_xyxy
+
+    @property
+    def scores(self) -> Float:
+        """float32 (K,), fused and calibrated, 0..1."""
+        return self.accepted.scores
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """K strings, each exactly one of the phrases asked."""
+        return self.accepted.labels
+
+    @property
+    def phrase_index(self) -> Int:
+        """int64 (K,), index into the phrases asked."""
+        return self.accepted.phrase_index
+
+    @property
+    def parts(self) -> dict[str, Float]:
+        """One float32 (K,) array per score part; NaN where a part does not apply."""
+        return self.accepted.parts
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The phrases that are not in this picture: those without an accepted mask."""
+        found = set(self.phrase_index.tolist())
+        return tuple(phrase.text for i, phrase in enumerate(self.query.phrases) if i not in found)
+
+    @property
+    def phrase_scores(self) -> Float:
+        """float32 (phrases,): the best score of any candidate for each phrase, accepted or not; 0 if none."""
+        best = np.zeros(len(self.query), np.float32)
+        solid = self.scored.areas > 0
+        np.maximum.at(best, self.scored.phrase_index[solid], self.scored.scores[solid])
+        return best
+
+    def union(self, phrase: str) -> Bool:
+        """Return bool (H, W): everything accepted for one phrase."""
+        keep = np.array([label == phrase for label in self.labels], dtype=bool)
+        return np.asarray(self.masks[keep].any(axis=0), dtype=np.bool_)
+
+    def with_threshold(self, threshold: float, per_phrase: dict[str, float] | None = None) -> Result:
+        """Choose again from the same candidates; no model runs.
+
+        Args:
+            threshold: least score of an accepted mask, 0..1.
+            per_phrase: thresholds of single phrases instead.
+        """
+        config = replace(self.config, threshold=threshold)
+        per_phrase = per_phrase or {}
+        known = {phrase.text for phrase in self.query.phrases}
+        for text, value in per_phrase.items():
+            if text not in known:
+                raise ConfigError(f"threshold for {text!r}: not one of the phrases asked: {sorted(known)}")
+            if not 0.0 <= value <= 1.0:
+                raise ConfigError(f"threshold for {text!r}: got {value}, expected a number in 0..1")
+        limits = np.array([per_phrase.get(p.text, threshold) for p in self.query.phrases], np.float32)
+        accepted, rejected = select(self.scored, self.query, config, limits)
+        return replace(self, accepted=accepted, rejected=rejected, config=config)
+
+    def overlay(self) -> UInt8:
+        """Return uint8 (H, W, 3): the picture with every accepted mask in its phrase's colour, labelled."""
+        from textseg import draw
+
+        return draw.overlay(self)
+
+    def cutout(self, index: int | None = None) -> UInt8:
+        """Return uint8 (H, W, 4): one accepted mask (or all together) on a transparent ground."""
+        from textseg import draw
+
+        return draw.cutout(self, index)
+
+    def to_coco(self, image_id: int = 1) -> dict[str, Any]:
+        """Return a COCO dataset of this one picture: annotations with compressed RLE, labels as categories."""
+        from textseg import export
+
+        return export.to_coco(self, image_id)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the pixels as JSON-ready values, masks as COCO RLE, rejected ones included."""
+        from textseg import export
+
+        return export.to_dict(self)
+
+    def to_supervision(self) -> supervision.Detections:
+        """Return ``supervision.Detections``: class_id is the phrase's index, ``data["class_name"]`` its text."""
+        from textseg import export
+
+        return export.to_supervision(self)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write overlay.png, one PNG per mask, cutout.png and result.json; return the folder."""
+        from textseg import export
+
+        return export.save(self, Path(folder))

@@ -1,0 +1,52 @@
+"""Third stage: the segmenter decodes every prompt; all of its masks survive until ranking."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from textseg import geometry
+from textseg.errors import ConfigError, ModelError
+from textseg.types import Candidates, Embedding, Image, Prompts, Segmenter
+
+
+@dataclass(frozen=True)
+class SegmentConfig:
+    """How prompts are decoded.
+
+    Attributes:
+        multimask: ask for all of the segmenter's ambiguity masks (three) instead of one.
+        refine_rounds: how often the best low-resolution logits are fed back in as a mask prompt.
+    """
+
+    multimask: bool = True
+    refine_rounds: int = 0
+
+    def __post_init__(self) -> None:
+        if self.refine_rounds < 0:
+            raise ConfigError(f"refine_rounds: got {self.refine_rounds}, expected 0 or more")
+
+
+def segment(
+    segmenter: Segmenter, embedding: Embedding, image: Image, prompts: Prompts, config: SegmentConfig
+) -> Candidates:
+    """Decode all prompts against one picture's embedding.
+
+    Raises:
+        ModelError: the embedding belongs to another picture or another segmenter.
+    """
+    if embedding.digest != image.digest:
+        raise ModelError(f"the embedding belongs to another picture than {image.source}: encode this one")
+    if embedding.model_id != segmenter.model_id:
+        raise ModelError(f"the embedding was made by {embedding.model_id}, not by {segmenter.model_id}: encode again")
+    candidates = segmenter.decode(embedding, prompts)
+    for _ in range(config.refine_rounds if len(prompts) else 0):
+        candidates = segmenter.decode(embedding, replace(prompts, mask_logits=_best_logits(candidates)))
+    return candidates
+
+
+def _best_logits(candidates: Candidates) -> np.ndarray:
+    """Return float32 (P, h, w): each prompt's mask of best predicted IoU, without the padding."""
+    best = candidates.predicted_iou.argmax(axis=1)
+    return geometry.crop_padding(candidates.logits[np.arange(len(best)), best], candidates.frame)
