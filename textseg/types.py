@@ -227,14 +227,14 @@ class Prompts:
         """bool (P,)."""
         if self.mask_logits is None:
             return np.zeros(len(self), bool)
-        return np.asarray(self.mask_logits.reshape(len(self), -1).any(axis=1), dtype=np.bool_)
+        return np.asarray(self.mask_logits.any(axis=(1, 2)), dtype=np.bool_)
 
     @property
     def has_text(self) -> Bool:
         """bool (P,)."""
         if self.text_tokens is None:
             return np.zeros(len(self), bool)
-        return ~np.isnan(self.text_tokens.reshape(len(self), -1)).any(axis=1)
+        return ~np.isnan(self.text_tokens).any(axis=(1, 2))
 
     def __getitem__(self, keep: Int | Bool | slice) -> Prompts:
         """Return the prompts that ``keep`` (indices, a mask or a slice) selects."""

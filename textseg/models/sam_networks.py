@@ -1,0 +1,150 @@
+"""The transformers classes of the SAM family behind two calls: ``features`` of a picture, ``masks`` of prompts.
+
+The prompt encoder and the mask decoder are called directly, so that text tokens can join SAM's sparse
+embeddings and prompts with masks can share a call. Without text the answers are those of ``model.forward``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+
+from textseg.models.sam_prompts import PromptTensors
+from textseg.types import Frame
+
+Features = dict[str, torch.Tensor]
+
+
+class SamNetwork:
+    """``SamModel`` (Kirillov et al., *Segment Anything*, 2023), which takes text tokens beside its own prompts.
+
+    Wrapping a model puts it in evaluation mode and keeps its position code: wrap it anew after training steps.
+
+    Attributes:
+        input_hw: size of the model's input in pixels.
+        mask_hw: size of its low-resolution masks and of the mask that it takes as a prompt.
+        text_width: width of text tokens; None where the family takes none.
+        multimask_count: how many masks it gives for an ambiguous prompt (three).
+        feature_shapes: the shape of every feature.
+        device: where the weights lie.
+    """
+
+    takes_text: ClassVar[bool] = True
+
+    def __init__(self, model: Any) -> None:
+        self.model = model.eval()
+        encoder = model.prompt_encoder
+        grid_h, grid_w = _pair(encoder.image_embedding_size)
+        self.input_hw = _pair(encoder.input_image_size)
+        self.mask_hw = (4 * grid_h, 4 * grid_w)
+        self.width = int(encoder.hidden_size)
+        self.text_width = self.width if self.takes_text else None
+        self.multimask_count = int(model.config.mask_decoder_config.num_multimask_outputs)
+        self.feature_shapes: dict[str, tuple[int, ...]] = {"image": (1, self.width, grid_h, grid_w)}
+        with torch.no_grad():
+            self._position: torch.Tensor = model.get_image_wide_positional_embeddings()  # (1, D, h, w)
+        self.device = self._position.device
+
+    def features(self, pixels: torch.Tensor) -> Features:
+        """Return what decoding needs of a (1, 3, H, W) input: ``image``, (1, D, h, w)."""
+        return {"image": self.model.get_image_embeddings(pixels)}
+
+    def masks(self, features: Features, prompts: PromptTensors, multimask: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return mask logits (N, C, h, w) and unclipped predicted IoU (N, C) of N alike prompts."""
+        sparse, dense = self._embed(prompts)
+        batch, _ = prompts.layout
+        logits, iou = self.model.mask_decoder(
+            image_embeddings=features["image"].expand(batch, -1, -1, -1),
+            image_positional_embeddings=self._position.expand(batch, -1, -1, -1),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=multimask,
+            **self._decoder_inputs(features, batch),
+        )[:2]
+        return logits.flatten(0, 1), iou.flatten(0, 1)  # (N, C, h, w), (N, C)
+
+    def logits_frame(self, frame: Frame) -> Frame:
+        """Return the frame by which logits become masks: Meta's SAM goes by way of the input's pixels."""
+        return frame
+
+    def _decoder_inputs(self, features: Features, batch: int) -> dict[str, Any]:
+        """Return what else this family's mask decoder takes."""
+        return {}
+
+    def _embed(self, prompts: PromptTensors) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Return sparse (B, M, tokens, D) and dense (B or 1, D, h, w) embeddings; (B, M) is the layout.
+
+        SAM adds a "not a point" token to points without a box, and only there: text alone is exactly its tokens.
+        """
+        layout = prompts.layout
+        points, labels, boxes, text = (
+            None if tensor is None else tensor.reshape(*layout, *tensor.shape[1:])  # (N, …) → (B, M, …)
+            for tensor in (prompts.points, prompts.labels, prompts.boxes, prompts.text)
+        )
+        sparse, dense = self.model.prompt_encoder(
+            input_points=points, input_labels=labels, input_boxes=boxes, input_masks=prompts.masks
+        )
+        if text is not None:
+            sparse = text if sparse is None else torch.cat([sparse, text.to(sparse.dtype)], dim=2)
+        return sparse, dense
+
+
+class SamHqNetwork(SamNetwork):
+    """``SamHQModel`` (Ke et al., *Segment Anything in High Quality*, 2023): adds early features of the encoder."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self.feature_shapes["early"] = (
+            1,
+            *self.feature_shapes["image"][2:],
+            int(model.config.vision_config.hidden_size),
+        )
+
+    def features(self, pixels: torch.Tensor) -> Features:
+        """Return ``image``, (1, D, h, w), and ``early``, (1, h, w, E): all that the decoder reads."""
+        image, early = self.model.get_image_embeddings(pixels)
+        return {"image": image, "early": early[0]}
+
+    def _decoder_inputs(self, features: Features, batch: int) -> dict[str, Any]:
+        return {"hq_token_only": False, "intermediate_embeddings": [features["early"]]}
+
+
+class Sam2Network(SamNetwork):
+    """``Sam2Model`` (2 and 2.1), ``EdgeTamModel`` and ``Sam3TrackerModel``, which share one form.
+
+    Ravi et al., *SAM 2*, 2024; Zhou et al., *EdgeTAM*, 2025. They take no text tokens.
+    """
+
+    takes_text = False
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        grid_h, grid_w = self.mask_hw[0] // 4, self.mask_hw[1] // 4
+        self.feature_shapes["high_0"] = (1, self.width // 8, 4 * grid_h, 4 * grid_w)
+        self.feature_shapes["high_1"] = (1, self.width // 4, 2 * grid_h, 2 * grid_w)
+
+    def features(self, pixels: torch.Tensor) -> Features:
+        """Return ``image``, (1, D, h, w), ``high_0``, (1, D/8, 4h, 4w), and ``high_1``, (1, D/4, 2h, 2w)."""
+        high_0, high_1, image = self.model.get_image_embeddings(pixels)
+        return {"image": image, "high_0": high_0, "high_1": high_1}
+
+    def logits_frame(self, frame: Frame) -> Frame:
+        """Return a frame whose input is the logits themselves: SAM 2 upscales straight to the picture."""
+        return Frame(frame.original_hw, self.mask_hw, self.mask_hw)
+
+    def _decoder_inputs(self, features: Features, batch: int) -> dict[str, Any]:
+        return {"high_resolution_features": [features[n].expand(batch, -1, -1, -1) for n in ("high_0", "high_1")]}
+
+    def _embed(self, prompts: PromptTensors) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """As SAM, but a mask alone stands beside one padding point, as in ``Sam2Model.forward``."""
+        if prompts.points is None and prompts.boxes is None:
+            points = torch.zeros(prompts.count, 1, 2, device=self.device)
+            labels = torch.full((prompts.count, 1), -1, dtype=torch.int64, device=self.device)
+            prompts = PromptTensors(prompts.count, points, labels, masks=prompts.masks)
+        return super()._embed(prompts)
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    """Return a size given as one number or two as (height, width)."""
+    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
