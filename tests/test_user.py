@@ -68,6 +68,8 @@ def test_a_box_and_a_mask_describe_one_object() -> None:
         ({"points": np.zeros((0, 2))}, "expected"),
         ({"box": (30, 2, 1, 40)}, "inverted"),
         ({"box": np.zeros((0, 4))}, "at least one"),
+        ({"box": [(1, 2, 3), (1, 2, 3, 4)]}, "box"),
+        ({"points": [(1, 2), (1, 2, 3)]}, "point"),
         ({"box": [(1, 2, 30, 40)] * 2, "points": [(1, 2)]}, "same number of objects"),
         ({"mask": np.zeros((2, 3, 4, 5), bool)}, "mask: got shape"),
         ({"mask": np.zeros((3, 4), int)}, "expected bool"),

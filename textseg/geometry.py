@@ -82,7 +82,7 @@ def validate_boxes(boxes_xyxy: Any, size_hw: tuple[int, int]) -> Float:
     Raises:
         PromptError: wrong shape, NaN, inverted, empty, or wholly outside the picture.
     """
-    boxes = _numbers("box", boxes_xyxy)
+    boxes = numbers("box", boxes_xyxy)
     boxes = boxes[None] if boxes.shape == (4,) else boxes
     if boxes.size == 0:
         return np.zeros((0, 4), np.float32)
@@ -114,7 +114,7 @@ def validate_points(points_xy: Any, labels: Any, size_hw: tuple[int, int]) -> tu
     Raises:
         PromptError: wrong shape, NaN, a point outside the picture, another label or another number of labels.
     """
-    points = _numbers("point", points_xy)
+    points = numbers("point", points_xy)
     points = points[None] if points.shape == (2,) else points
     points = points.reshape(0, 2) if points.size == 0 else points
     if points.ndim != 2 or points.shape[1] != 2:
@@ -125,7 +125,7 @@ def validate_points(points_xy: Any, labels: Any, size_hw: tuple[int, int]) -> tu
             raise PromptError(f"point {i} = ({x:g}, {y:g}) has NaN or infinite values; expected finite pixels x, y")
         if not (0 <= x <= w and 0 <= y <= h):
             raise PromptError(f"point {i} = ({x:g}, {y:g}) lies outside the picture, which is {w} wide and {h} high")
-    kinds = np.ones(len(points)) if labels is None else np.atleast_1d(_numbers("point label", labels))
+    kinds = np.ones(len(points)) if labels is None else np.atleast_1d(numbers("point label", labels))
     if kinds.shape != (len(points),):
         raise PromptError(f"point labels: got shape {kinds.shape}, expected one for each of {len(points)} points")
     if not np.isin(kinds, (0, 1)).all():
@@ -133,7 +133,7 @@ def validate_points(points_xy: Any, labels: Any, size_hw: tuple[int, int]) -> tu
     return points.astype(np.float32), kinds.astype(np.int64)
 
 
-def _numbers(name: str, values: Any) -> npt.NDArray[np.float64]:
+def numbers(name: str, values: Any) -> npt.NDArray[np.float64]:
     try:
         return np.asarray(values, np.float64)
     except (TypeError, ValueError) as error:
@@ -375,7 +375,7 @@ def decode_rle(rle: dict[str, Any]) -> Bool:
     """Return the bool (H, W) mask of a COCO RLE, compressed (str or bytes counts) or not (a list of counts).
 
     Raises:
-        ShapeError: not an RLE, or its counts do not fill its size.
+        ShapeError: not an RLE, or its counts overrun its size.
     """
     from pycocotools import mask as coco
 
@@ -386,5 +386,5 @@ def decode_rle(rle: dict[str, Any]) -> Bool:
             warnings.simplefilter("ignore", DeprecationWarning)
             mask = coco.decode({"size": [h, w], "counts": compressed["counts"]})
     except (KeyError, TypeError, ValueError) as error:
-        raise ShapeError(f"RLE: expected {{'size': [H, W], 'counts': str}} that fill the size ({error})") from error
+        raise ShapeError(f"RLE: expected {{'size': [H, W], 'counts': str}}; {type(error).__name__}: {error}") from error
     return np.asarray(mask, np.bool_)

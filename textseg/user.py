@@ -44,7 +44,7 @@ class UserPrompt:
             if labels is not None:
                 raise PromptError("labels came without points: give one point (x, y) for each label")
             return None
-        boxes = None if box is None else geometry.validate_boxes(np.atleast_2d(np.asarray(box)), size_hw)
+        boxes = None if box is None else geometry.validate_boxes(box, size_hw)
         xy, marks = _points(points, labels, size_hw)
         logits = None if mask is None else _mask_logits(mask)
         counts = {len(part) for part in (boxes, xy, logits) if part is not None}
@@ -80,10 +80,10 @@ def _points(points: Any, labels: Any, size_hw: tuple[int, int]) -> tuple[Float |
         if labels is not None:
             raise PromptError("labels came without points: give one point (x, y) for each label")
         return None, None
-    xy = np.asarray(points, dtype=np.float64)
+    xy = geometry.numbers("points", points)
     if xy.ndim == 1 and xy.shape == (2,):
         xy = xy[None]  # one click
-    marks = np.ones(xy.shape[:-1], np.int64) if labels is None else np.asarray(labels)
+    marks = np.ones(xy.shape[:-1], np.int64) if labels is None else geometry.numbers("point labels", labels)
     if xy.ndim == 2:
         xy, marks = xy[None], np.atleast_1d(marks)[None]
     if xy.ndim != 3 or xy.shape[-1] != 2 or marks.shape != xy.shape[:2] or xy.shape[1] == 0:

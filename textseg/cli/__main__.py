@@ -1,0 +1,5 @@
+"""``python -m textseg.cli``: the same as the ``textseg`` script."""
+
+from textseg.cli import main
+
+main()
