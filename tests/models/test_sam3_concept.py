@@ -116,6 +116,14 @@ def test_empty_answers(sam3: Sam3ConceptDetector) -> None:
     assert nothing.mask_logits is None
 
 
+def test_half_precision_weights_answer_in_float32(folder: Path) -> None:
+    half = detector.load("sam3", folder, dtype="bfloat16")
+    found = half.detect(half.encode(picture(37, 53)), ["cat", "dog"], 0.0)
+    check_proposals(found, (37, 53), 2, 0.0)
+    assert found.mask_logits is not None
+    assert found.mask_logits.dtype == np.float32
+
+
 @pytest.mark.hub
 def test_the_real_model_finds_nothing_in_noise() -> None:
     from textseg.errors import HubError

@@ -37,7 +37,7 @@ def fetch(model: str | Path) -> Path:
         WeightsError: ``model`` is neither a folder nor such a name.
     """
     folder = Path(model).expanduser()
-    if folder.is_dir():
+    if str(model) and folder.is_dir():
         return folder
     match = _REPO.fullmatch(str(model))
     if match is None:
@@ -53,11 +53,14 @@ def _download(model: str, repo: str, revision: str | None) -> Path:
 
     wanted: dict[str, Any] = {"allow_patterns": list(_WANTED), "ignore_patterns": list(_SUBFOLDERS)}
     try:
-        return Path(snapshot_download(repo, revision=revision, local_files_only=True, **wanted))
+        cached = Path(snapshot_download(repo, revision=revision, local_files_only=True, **wanted))
+        if _is_complete(cached):
+            return cached
     except LocalEntryNotFoundError:
-        logger.info("fetching %s from the model hub", model)
+        pass
     except BadNameError as error:
         raise WeightsError(f"model {model!r}: not a folder, and not a valid hub name: {error}") from error
+    logger.info("fetching %s from the model hub", model)
     try:
         return Path(snapshot_download(repo, revision=revision, **wanted))
     except GatedRepoError as error:
@@ -68,6 +71,14 @@ def _download(model: str, repo: str, revision: str | None) -> Path:
     except Exception as error:  # the HTTP client's errors have no common base worth naming
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise HubError(f"model {model!r}: the model hub is out of reach ({first_line}). {_ADVICE}") from error
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether the configuration and every weights file are there (a cache may hold only what was once asked)."""
+    try:
+        return (folder / "config.json").is_file() and all(path.is_file() for path in _weight_files(folder))
+    except WeightsError:
+        return False
 
 
 def check_weights(folder: Path) -> list[Path]:

@@ -71,7 +71,8 @@ def load(
 
     Args:
         kind: a key of ``FAMILIES``.
-        model: a folder of a transformers model (safetensors), or ``org/name[@revision]`` on the hub.
+        model: a folder of a transformers model (safetensors), ``org/name[@revision]`` on the hub, or one of Meta's
+            ``.pth`` checkpoints of SAM (weights only, no code is run).
         revision: branch, tag or commit of a hub model.
         device: "cpu", "cuda" …
         dtype: precision of the image encoder, a key of ``DTYPES``; features and weights are held in float32.

@@ -1,7 +1,8 @@
 """How a picture becomes the input of a SAM: the numbers of its image processor, applied in plain torch.
 
 SAM and SAM-HQ scale the longest edge and pad at the right and bottom; SAM 2, EdgeTAM and SAM 3 stretch to a
-square. The pixels equal those of the transformers image processors.
+square. The pixels equal those of the transformers image processors or, with ``resampler`` "pil", those of Meta's
+segment-anything, which differ by one grey level here and there.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 from torch.nn import functional as F
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tvF
 
 from textseg import geometry
-from textseg.errors import ModelError
+from textseg.errors import ConfigError, ModelError, nearest
 from textseg.types import Frame, Image, UInt8
 
 _INTERPOLATIONS = {
@@ -25,6 +27,14 @@ _INTERPOLATIONS = {
     3: InterpolationMode.BICUBIC,
 }
 """PIL's resampling codes, as image processors store them."""
+
+_PIL_CODES = {
+    InterpolationMode.BILINEAR: PIL.Image.Resampling.BILINEAR,
+    InterpolationMode.BICUBIC: PIL.Image.Resampling.BICUBIC,
+}
+
+RESAMPLERS = ("pil", "torch")
+"""Who resizes: Pillow, as Meta's segment-anything does, or torchvision, as transformers does."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,10 @@ class InputSpec:
         longest_edge: length that the longest edge is scaled to before padding; None: stretch to ``input_hw``.
         mean, std: per RGB channel, in 8-bit units (0..255).
         interpolation: how the picture is resized (always with antialiasing).
+        resampler: one of ``RESAMPLERS``.
+
+    Raises:
+        ConfigError: unknown ``resampler``.
     """
 
     input_hw: tuple[int, int]
@@ -43,6 +57,11 @@ class InputSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: InterpolationMode
+    resampler: str = "torch"
+
+    def __post_init__(self) -> None:
+        if self.resampler not in RESAMPLERS:
+            raise ConfigError(f"resampler {self.resampler!r} is unknown: {nearest(self.resampler, RESAMPLERS)}")
 
     @classmethod
     def from_processor(cls, processor: Any) -> InputSpec:
@@ -78,12 +97,20 @@ class InputSpec:
 
     def pixels(self, image_rgb: UInt8, frame: Frame) -> torch.Tensor:
         """Return the float32 (1, 3, H, W) input of a uint8 (h, w, 3) picture: resized, normalised, padded with 0."""
-        raw = torch.from_numpy(np.ascontiguousarray(image_rgb.transpose(2, 0, 1))[None].copy())  # (1, 3, h, w)
-        resized = tvF.resize(raw, list(frame.resized_hw), interpolation=self.interpolation, antialias=True)
+        resized = self._resize(image_rgb, frame.resized_hw)  # (1, 3, h, w)
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
         normal = (resized.to(torch.float32) - mean) / std
         (height, width), (input_h, input_w) = frame.resized_hw, frame.input_hw
         return F.pad(normal, (0, input_w - width, 0, input_h - height))
+
+    def _resize(self, image_rgb: UInt8, size_hw: tuple[int, int]) -> torch.Tensor:
+        """Return a uint8 (h, w, 3) picture as uint8 (1, 3, *size_hw)."""
+        if self.resampler == "pil" and self.interpolation in _PIL_CODES:
+            picture = PIL.Image.fromarray(image_rgb).resize(size_hw[::-1], _PIL_CODES[self.interpolation])
+            return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+        raw = torch.from_numpy(np.ascontiguousarray(image_rgb.transpose(2, 0, 1))[None].copy())  # (1, 3, h, w)
+        resized: torch.Tensor = tvF.resize(raw, list(size_hw), interpolation=self.interpolation, antialias=True)
+        return resized
 
     def prepare(self, image: Image) -> tuple[torch.Tensor, Frame]:
         """Return the model's input, float32 (1, 3, H, W), and the frame that maps it to the picture."""

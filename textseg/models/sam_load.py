@@ -7,7 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def load_network(family: Family, model: str | Path, device: str) -> tuple[SamNet
 
     Args:
         family: which classes to use.
-        model: a folder, or ``org/name[@revision]``.
+        model: a folder, ``org/name[@revision]``, or one of Meta's ``.pth`` checkpoints of SAM.
         device: where the weights go.
 
     Raises:
@@ -57,12 +57,30 @@ def load_network(family: Family, model: str | Path, device: str) -> tuple[SamNet
     """
     import transformers
 
+    if str(model).endswith(".pth"):
+        return _load_pth(family, Path(model).expanduser(), device)
     folder = hub.fetch(model)
     _check_type(family, folder)
     network = family.network(hub.load_pretrained(getattr(transformers, family.model_class), folder, device=device))
     spec = _load_spec(getattr(transformers, family.processor_class), folder, network)
     name = folder.name if Path(model).expanduser().is_dir() else str(model)
     return network, spec, f"{name}#{_version(folder)}"
+
+
+def _load_pth(family: Family, path: Path, device: str) -> tuple[SamNetwork, InputSpec, str]:
+    """Load one of Meta's checkpoints; pictures are then resized as Meta does, too."""
+    import transformers
+
+    from textseg.models import sam_checkpoint
+
+    if family.model_class != "SamModel":
+        raise ModelError(f"{path} is a .pth file, which only SAM loads; {family.title} takes a folder or a hub name")
+    network = family.network(sam_checkpoint.load_pth(path).to(device))
+    side = network.input_hw[0]
+    square = {"height": side, "width": side}
+    processor = transformers.SamImageProcessor(size={"longest_edge": side}, pad_size=square)
+    spec = replace(InputSpec.from_processor(processor), resampler="pil")
+    return network, spec, f"{path.stem}#{_hash([path])}"
 
 
 def _check_type(family: Family, folder: Path) -> None:
@@ -107,8 +125,12 @@ def _version(folder: Path) -> str:
     """Return the hub's commit of a cached snapshot, or else a short hash sampled from the weights files."""
     if _COMMIT.fullmatch(folder.name):
         return folder.name[:12]
+    return _hash(sorted(folder.glob("*.safetensors")))
+
+
+def _hash(paths: list[Path]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in paths:
         size = path.stat().st_size
         digest.update(f"{path.name} {size}".encode())
         with path.open("rb") as file:

@@ -1,0 +1,178 @@
+"""The nano detector on tiny random weights: frames, odd pictures, many phrases, damaged files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from textseg.errors import WeightsError
+from textseg.models.nano_detector import (
+    NanoDetector,
+    ProposalConfig,
+    find_boxes,
+    fit,
+    load_detector,
+    save_detector,
+)
+from textseg.models.nano_network import Answers, NanoNetwork, NetworkConfig, load_backbone
+from textseg.types import Detector, Float, Image, UInt8
+
+TINY = NetworkConfig(
+    text_dim=8,
+    width=16,
+    fine_width=8,
+    embed_dim=4,
+    context_width=16,
+    context_layers=1,
+    context_heads=2,
+    box_dim=4,
+    text_hidden=16,
+)
+
+
+class FakeEncoder:
+    """Each text its own fixed direction."""
+
+    model_id = "fake"
+    dim = 8
+
+    def encode_text(self, texts: Sequence[str]) -> Float:
+        seeds = [int.from_bytes(hashlib.sha256(t.encode()).digest()[:4], "little") for t in texts]
+        rows = np.stack([np.random.default_rng(s).standard_normal(8) for s in seeds])
+        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+    def encode_images(self, crops_rgb: Sequence[UInt8]) -> Float:
+        return np.zeros((len(crops_rgb), 8), np.float32)
+
+
+@pytest.fixture(scope="module")
+def network() -> NanoNetwork:
+    torch.manual_seed(0)
+    return NanoNetwork(TINY).eval()
+
+
+@pytest.fixture(scope="module")
+def detector(network: NanoNetwork) -> NanoDetector:
+    return NanoDetector(network, FakeEncoder(), ProposalConfig(image_size=64))
+
+
+def picture(height: int, width: int) -> Image:
+    rgb = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    return Image(rgb, "array", f"{height}x{width}")
+
+
+def test_it_is_a_detector(detector: NanoDetector) -> None:
+    assert isinstance(detector, Detector)
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (17, 3000), (3000, 17), (48, 64), (333, 500)])
+def test_boxes_lie_in_the_original_picture(detector: NanoDetector, size_hw: tuple[int, int]) -> None:
+    found = detector.detect(detector.encode(picture(*size_hw)), ["a car", "a dog"], 0.0)
+    assert len(found) > 0
+    assert set(found.phrase_index.tolist()) == {0, 1}
+    x0, y0, x1, y1 = found.boxes_xyxy.T
+    assert (x0 >= 0).all() and (y0 >= 0).all()
+    assert (x1 <= size_hw[1]).all() and (y1 <= size_hw[0]).all()
+    assert (x1 - x0 >= 1).all() and (y1 - y0 >= 1).all()
+    assert ((found.scores >= 0) & (found.scores <= 1)).all()
+    assert found.mask_logits is not None and np.isfinite(found.mask_logits).all()
+    assert len(found.mask_logits) == len(found)
+
+
+def test_rough_masks_cover_the_picture_without_its_padding(detector: NanoDetector) -> None:
+    encoded = detector.encode(picture(40, 80))
+    maps, presence = detector.maps(encoded, ["a car"])
+    assert maps.shape == (1, 8, 16)  # 32 × 64 pixels of input at stride 4
+    assert presence.shape == (1,)
+
+
+def test_rough_masks_are_low_far_from_their_box(detector: NanoDetector) -> None:
+    found = detector.detect(detector.encode(picture(64, 64)), ["a car"], 0.0)
+    assert found.mask_logits is not None
+    centers = (np.arange(16) + 0.5) * 4
+    for box, logits in zip(found.boxes_xyxy, found.mask_logits, strict=True):
+        margin = 0.1 * (box[2] - box[0]) + 4
+        outside = (centers < box[0] - margin) | (centers > box[2] + margin)
+        assert (logits[:, outside] <= -11.9).all()
+
+
+def test_nothing_found_is_an_empty_value(detector: NanoDetector) -> None:
+    encoded = detector.encode(picture(32, 32))
+    assert len(detector.detect(encoded, ["a car"], 1.1)) == 0
+    assert len(detector.detect(encoded, [], 0.0)) == 0
+
+
+def test_many_phrases_come_in_chunks_with_their_own_numbers(detector: NanoDetector) -> None:
+    encoded = detector.encode(picture(32, 32))
+    prompts = [f"thing {i}" for i in range(2000)]
+    found = detector.detect(encoded, prompts, 0.0)
+    assert set(found.phrase_index.tolist()) == set(range(2000))
+    alone = detector.detect(encoded, prompts[1500:1501], 0.0)
+    chosen = found[found.phrase_index == 1500]
+    np.testing.assert_allclose(chosen.boxes_xyxy, alone.boxes_xyxy, atol=1e-2)
+
+
+def test_the_same_picture_padded_or_scaled_gives_the_same_frame() -> None:
+    padded, frame = fit(np.zeros((50, 100, 3), np.uint8), 64)
+    assert padded.shape == (32, 64, 3)
+    assert frame.resized_hw == (32, 64) and frame.scale_xy == (0.64, 0.64)
+
+
+def test_overlapping_boxes_of_one_phrase_are_one() -> None:
+    maps = torch.full((1, 1, 8, 8), -9.0)
+    maps[0, 0, 0, 0], maps[0, 0, 7, 7] = 5.0, 4.0
+    boxes = torch.tensor([0.0, 0.0, 30.0, 30.0])[None, None, :, None, None].expand(1, 1, 4, 4, 4)
+    answers = Answers(maps, boxes, torch.full((1, 1, 4, 4), 5.0), torch.full((1, 1), 5.0))
+    found = find_boxes(answers, ProposalConfig(), 0.5)
+    assert found.boxes_xyxy.tolist() == [[0.0, 0.0, 30.0, 30.0]]
+    assert found.scores[0] > 0.98
+
+
+def test_a_part_of_the_phrase_that_fails_fails_the_phrase(network: NanoNetwork) -> None:
+    features = network(torch.zeros(1, 3, 32, 32))
+    codes = network.text(torch.randn(1, 3, 8))
+    strict = codes._replace(pixel_bias=codes.pixel_bias + torch.tensor([0.0, -50.0]))
+    assert (network.match_pixels(features, strict) < -20).all()
+
+
+def test_saved_weights_come_back(network: NanoNetwork, tmp_path: Path) -> None:
+    save_detector(tmp_path, network, ProposalConfig(image_size=64))
+    loaded, config = load_detector(tmp_path)
+    assert loaded.config == TINY and config.image_size == 64
+    picture_in = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(loaded(picture_in).pixels, network(picture_in).pixels, atol=2e-2, rtol=2e-2)
+    assert NanoDetector.load(tmp_path, FakeEncoder(), image_size=96).config.image_size == 96
+
+
+def test_damaged_weights_are_named(network: NanoNetwork, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"config\.json"):
+        load_detector(tmp_path)
+    save_detector(tmp_path, network, ProposalConfig())
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match=r"model\.safetensors"):
+        load_detector(tmp_path)
+    save_detector(tmp_path, NanoNetwork(), ProposalConfig())
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace('"width": 128', '"width": 64'))
+    with pytest.raises(WeightsError, match="does not fit"):
+        load_detector(tmp_path)
+
+
+def test_another_encoder_is_refused(network: NanoNetwork) -> None:
+    encoder = FakeEncoder()
+    encoder.dim = 16
+    with pytest.raises(WeightsError, match="width 8"):
+        NanoDetector(network, encoder)
+
+
+def test_the_trunk_starts_from_a_classifier(network: NanoNetwork) -> None:
+    state = {f"visual.trunk.{k}": torch.full_like(v, 0.5) for k, v in network.backbone.state_dict().items()}
+    fresh = NanoNetwork(TINY)
+    assert load_backbone(fresh, {**state, "visual.trunk.head.fc.weight": torch.zeros(3)}) == len(state)
+    assert float(fresh.backbone.state_dict()["stem.conv.weight"].mean()) == 0.5

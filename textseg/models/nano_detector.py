@@ -1,0 +1,314 @@
+"""The nano detector: our own small network behind the `Detector` protocol.
+
+A picture goes through the network once; a phrase costs the text tower and a few dot products.
+The weights are a folder with ``config.json`` and ``model.safetensors`` (float16).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional
+from torchvision.ops import batched_nms
+
+from textseg.errors import WeightsError
+from textseg.models.nano_network import PIXEL_STRIDE, Answers, Features, NanoNetwork, NetworkConfig, TextCodes
+from textseg.types import Float, Frame, Image, ImageTextEncoder, Proposals, UInt8
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+_MEAN = (122.77, 116.75, 104.09)
+_STD = (68.50, 66.63, 70.32)
+_PAD = 118
+_STEP = 32
+_OUTSIDE = -12.0
+
+
+@dataclass(frozen=True)
+class ProposalConfig:
+    """How maps become boxes.
+
+    Attributes:
+        image_size: long side that a picture is scaled to, pixels, a multiple of 32.
+        per_phrase: most proposals per phrase.
+        nms_iou: boxes of one phrase that overlap more than this are one.
+        grow: share of a box's sides by which its rough mask may reach beyond it.
+        chunk: phrases matched at a time; bounds the memory.
+    """
+
+    image_size: int = 320
+    per_phrase: int = 20
+    nms_iou: float = 0.5
+    grow: float = 0.1
+    chunk: int = 64
+
+
+class Found(NamedTuple):
+    """M boxes of one picture: float32 (M, 4) input pixels, (M,) scores and (M,) phrase numbers."""
+
+    boxes_xyxy: Tensor
+    scores: Tensor
+    phrase_index: Tensor
+
+
+class NanoEncoded(NamedTuple):
+    """One picture as the detector keeps it: the network's features and how the picture was scaled."""
+
+    features: Features
+    frame: Frame
+
+
+def normalise(images_rgb: Tensor) -> Tensor:
+    """Map uint8 (B, H, W, 3) pictures to the network's float32 (B, 3, H, W), channels last in memory."""
+    mean, std = torch.tensor(_MEAN), torch.tensor(_STD)
+    scaled = (images_rgb.float() - mean) / std
+    return scaled.permute(0, 3, 1, 2)  # (B, H, W, 3) → (B, 3, H, W)
+
+
+def fit(image_rgb: UInt8, long_side: int) -> tuple[UInt8, Frame]:
+    """Scale a picture to `long_side` and pad it at the right and bottom to multiples of 32 pixels."""
+    height, width = image_rgb.shape[:2]
+    scale = long_side / max(height, width)
+    resized_h, resized_w = max(1, round(height * scale)), max(1, round(width * scale))
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    resized = cv2.resize(image_rgb, (resized_w, resized_h), interpolation=method)
+    input_h, input_w = (-(-side // _STEP) * _STEP for side in (resized_h, resized_w))
+    padded = np.full((input_h, input_w, 3), _PAD, np.uint8)
+    padded[:resized_h, :resized_w] = resized
+    return padded, Frame((height, width), (resized_h, resized_w), (input_h, input_w))
+
+
+def score_places(answers: Answers) -> Tensor:
+    """Return (B, T, h', w') scores in 0..1 at stride 8: the geometric mean of map, quality and presence."""
+    chance = functional.max_pool2d(answers.maps.sigmoid(), 2)
+    presence = answers.presence.sigmoid()[..., None, None]
+    return (chance * answers.quality.sigmoid() * presence).clamp_min(0).pow(1 / 3)
+
+
+def find_boxes(answers: Answers, config: ProposalConfig, threshold: float) -> Found:
+    """Boxes at the local maxima of the scores of one picture (B = 1) that reach `threshold`, best first."""
+    scores = score_places(answers)[0]  # (T, h', w')
+    peaks = scores * (functional.max_pool2d(scores, 3, 1, 1) == scores)
+    flat = peaks.flatten(1)
+    top, where = flat.topk(min(4 * config.per_phrase, flat.shape[1]), dim=1)  # (T, k)
+    phrase, rank = torch.nonzero((top >= threshold) & (top > 0), as_tuple=True)
+    boxes = answers.boxes_xyxy[0].flatten(2)[phrase, :, where[phrase, rank]]  # (M, 4)
+    kept = batched_nms(boxes, top[phrase, rank], phrase, config.nms_iou)
+    kept = kept[_first_of_each(phrase[kept], config.per_phrase)]
+    return Found(boxes[kept], top[phrase[kept], rank[kept]], phrase[kept])
+
+
+def _first_of_each(phrase: Tensor, most: int) -> Tensor:
+    """Return a bool (M,): whether an entry is among the first `most` with its phrase number."""
+    seen: dict[int, int] = {}
+    keep = torch.zeros(len(phrase), dtype=torch.bool)
+    for i, number in enumerate(phrase.tolist()):
+        seen[number] = seen.get(number, 0) + 1
+        keep[i] = seen[number] <= most
+    return keep
+
+
+class NanoDetector:
+    """A `Detector`: small network, cached picture features, phrases through a CLIP's text tower.
+
+    Args:
+        network: the trained network.
+        encoder: whose text embeddings the network was trained with.
+        config: how maps become boxes.
+        model_id: name for records and caches.
+    """
+
+    def __init__(
+        self,
+        network: NanoNetwork,
+        encoder: ImageTextEncoder,
+        config: ProposalConfig | None = None,
+        model_id: str = "nano-detector",
+    ) -> None:
+        if encoder.dim != network.config.text_dim:
+            raise WeightsError(
+                f"{model_id} takes text embeddings of width {network.config.text_dim}, "
+                f"{encoder.model_id} gives {encoder.dim}; load the text encoder it was trained with"
+            )
+        self.network = network.eval()
+        self.encoder = encoder
+        self.config = config or ProposalConfig()
+        self.model_id = model_id
+
+    @classmethod
+    def load(cls, folder: str | Path, encoder: ImageTextEncoder, image_size: int | None = None) -> NanoDetector:
+        """Build the detector from a folder that `save_detector` wrote; `image_size` replaces the saved one.
+
+        Raises:
+            WeightsError: a file is missing, damaged or does not fit.
+        """
+        network, config = load_detector(folder)
+        if image_size is not None:
+            config = ProposalConfig(**{**asdict(config), "image_size": image_size})
+        return cls(network, encoder, config)
+
+    @torch.inference_mode()
+    def encode(self, image: Image) -> NanoEncoded:
+        """Run the picture through the network."""
+        pixels, frame = fit(image.rgb, self.config.image_size)
+        return NanoEncoded(self.network(normalise(torch.from_numpy(pixels)[None])), frame)
+
+    @torch.inference_mode()
+    def detect(self, encoded: NanoEncoded, prompts: Sequence[str], threshold: float) -> Proposals:
+        """Return boxes scoring at least `threshold`, best first within a phrase, each with its rough mask.
+
+        ``mask_logits`` are at a quarter of the network's input resolution, over the unpadded picture;
+        outside a slightly grown box they are strongly negative.
+        """
+        parts = [
+            self._detect_chunk(encoded, prompts[start : start + self.config.chunk], start, threshold)
+            for start in range(0, len(prompts), self.config.chunk)
+        ]
+        parts = [part for part in parts if len(part)]
+        if not parts:
+            return Proposals.empty()
+        masks = [part.mask_logits for part in parts if part.mask_logits is not None]
+        return Proposals(
+            np.concatenate([part.boxes_xyxy for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.phrase_index for part in parts]),
+            tuple(source for part in parts for source in part.sources),
+            np.concatenate(masks),
+        )
+
+    @torch.inference_mode()
+    def maps(self, encoded: NanoEncoded, prompts: Sequence[str]) -> tuple[Float, Float]:
+        """Return the phrases' rough masks, float32 (T, h, w) logits over the picture, and (T,) presence in 0..1."""
+        answers = self.network.answer(encoded.features, self._codes(prompts))
+        maps = _unpadded(answers.maps[0], encoded.frame)
+        return maps.numpy(), answers.presence[0].sigmoid().numpy()
+
+    def _codes(self, prompts: Sequence[str]) -> TextCodes:
+        embeddings = torch.from_numpy(np.array(self.encoder.encode_text(list(prompts)), np.float32))
+        codes: TextCodes = self.network.text(embeddings[None])  # (1, T, …)
+        return codes
+
+    def _detect_chunk(self, encoded: NanoEncoded, prompts: Sequence[str], start: int, threshold: float) -> Proposals:
+        answers = self.network.answer(encoded.features, self._codes(prompts))
+        found = find_boxes(answers, self.config, threshold)
+        if not len(found.scores):
+            return Proposals.empty()
+        frame = encoded.frame
+        (height, width), (scale_x, scale_y) = frame.original_hw, frame.scale_xy
+        boxes = (found.boxes_xyxy / torch.tensor([scale_x, scale_y] * 2)).numpy()
+        boxes = _at_least_a_pixel(np.clip(boxes, 0, np.array([width, height] * 2, np.float32)), width, height)
+        maps = _unpadded(answers.maps[0], frame)[found.phrase_index].numpy()
+        return Proposals(
+            boxes,
+            found.scores.clamp(0, 1).numpy(),
+            found.phrase_index.numpy() + start,
+            ("detector",) * len(boxes),
+            _limited(maps, boxes, frame.original_hw, self.config.grow),
+        )
+
+
+def _at_least_a_pixel(boxes_xyxy: Float, width: int, height: int) -> Float:
+    """Widen boxes that clipping left thinner than a pixel, inside the picture."""
+    low = np.minimum(boxes_xyxy[:, :2], np.array([width, height], np.float32) - 1)
+    high = np.maximum(boxes_xyxy[:, 2:], low + 1)
+    return np.concatenate([low, high], axis=1)
+
+
+def _unpadded(maps: Tensor, frame: Frame) -> Tensor:
+    """Resample (T, h, w) maps at stride 4 over the padded input to a grid over the picture alone."""
+    (resized_h, resized_w), (input_h, input_w) = frame.resized_hw, frame.input_hw
+    rows, columns = (max(1, round(side / PIXEL_STRIDE)) for side in (resized_h, resized_w))
+    y = (torch.arange(rows) + 0.5) / rows * (2 * resized_h / input_h) - 1
+    x = (torch.arange(columns) + 0.5) / columns * (2 * resized_w / input_w) - 1
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # (rows, columns, 2)
+    return functional.grid_sample(maps[None], grid[None], padding_mode="border", align_corners=False)[0]
+
+
+def _limited(maps: Float, boxes_xyxy: Float, original_hw: tuple[int, int], grow: float) -> Float:
+    """Lower each (h, w) map smoothly outside its grown box; (N, h, w)."""
+    height, width = original_hw
+    rows, columns = maps.shape[1:]
+    x = (np.arange(columns, dtype=np.float32) + 0.5) * (width / columns)
+    y = (np.arange(rows, dtype=np.float32) + 0.5) * (height / rows)
+    x0, y0, x1, y1 = (side[:, None] for side in boxes_xyxy.T)
+    margin_x, margin_y = (x1 - x0) * grow + width / columns, (y1 - y0) * grow + height / rows
+    beyond_x = np.maximum(np.maximum(x0 - x, x - x1), 0) / margin_x  # (N, w), 1 at the grown box
+    beyond_y = np.maximum(np.maximum(y0 - y, y - y1), 0) / margin_y  # (N, h)
+    beyond = np.minimum(np.maximum(beyond_y[:, :, None], beyond_x[:, None, :]), 1)
+    limited: NDArray[np.float32] = (maps * (1 - beyond) + np.minimum(maps, _OUTSIDE) * beyond).astype(np.float32)
+    return limited
+
+
+def save_detector(folder: str | Path, network: NanoNetwork, config: ProposalConfig) -> None:
+    """Write ``config.json`` and float16 ``model.safetensors``; each file is replaced in one move."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        name: (value.half() if value.is_floating_point() else value).contiguous()
+        for name, value in network.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    text = json.dumps({"network": asdict(network.config), "proposals": asdict(config)}, indent=2)
+
+    def write_text(path: Path) -> None:
+        path.write_text(text + "\n", encoding="utf-8")
+
+    _replace(folder / WEIGHTS_FILE, lambda path: save_file(tensors, path))
+    _replace(folder / CONFIG_FILE, write_text)
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    write(partial)
+    os.replace(partial, path)
+
+
+def load_detector(folder: str | Path) -> tuple[NanoNetwork, ProposalConfig]:
+    """Read what `save_detector` wrote, as float32.
+
+    Raises:
+        WeightsError: naming the file that is missing, damaged or does not fit.
+    """
+    folder = Path(folder)
+    config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    try:
+        saved = json.loads(config_path.read_text(encoding="utf-8"))
+        network = NanoNetwork(NetworkConfig(**_known(saved["network"], NetworkConfig)))
+        proposals = ProposalConfig(**_known(saved["proposals"], ProposalConfig))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise WeightsError(f"{config_path}: no nano detector's config ({error}); install the weights again") from error
+    try:
+        tensors = load_file(weights_path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise WeightsError(f"{weights_path}: cannot be read ({error}); install the weights again") from error
+    state = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
+    try:
+        missing, unexpected = network.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise WeightsError(f"{weights_path}: does not fit {config_path.name} ({error})") from error
+    lost = [*unexpected, *(name for name in missing if not name.endswith("num_batches_tracked"))]
+    if lost:
+        raise WeightsError(f"{weights_path}: {len(lost)} tensors do not fit {config_path.name}, such as {lost[0]!r}")
+    return network.eval().to(memory_format=torch.channels_last), proposals
+
+
+def _known(values: dict[str, Any], kind: type[NetworkConfig] | type[ProposalConfig]) -> dict[str, Any]:
+    names = {field.name for field in fields(kind)}
+    unknown = sorted(set(values) - names)
+    if unknown:
+        raise KeyError(f"unknown entries {unknown}; known: {sorted(names)}")
+    return values

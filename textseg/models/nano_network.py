@@ -1,0 +1,273 @@
+"""The network of the nano detector: pictures to features once, then one dot product per phrase.
+
+A small convolutional trunk, two attention layers at its coarsest level (so that wholes are
+understood) and a light feature pyramid (Lin et al., CVPR 2017) end in three kinds of features:
+
+* pixel features at stride 4: a phrase's map is the soft AND of a few dot products with the
+  phrase's codes, so that "red" and "car" may be asked separately and must both hold;
+* box features at stride 8: distances to the four sides (FCOS, Tian et al., ICCV 2019) and a
+  quality, each a dot product with the phrase's code, because the same pixel lies in a shirt
+  and in a person;
+* one context vector: whether the phrase is in the picture at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+PIXEL_STRIDE = 4
+BOX_STRIDE = 8
+SIDES = 4
+PEAK_PIXELS = 16
+"""How many of a map's highest pixels the presence score looks at."""
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The shape of the network; saved beside the weights.
+
+    Attributes:
+        backbone: a timm architecture with features at strides 4, 8, 16 and 32.
+        text_dim: width of the text embeddings it takes.
+        width: channels of the pyramid at strides 8 to 32.
+        fine_width: channels of the pyramid at stride 4.
+        embed_dim: width of one pixel code; ``parts`` of them make a phrase.
+        parts: how many dot products must all hold.
+        context_width, context_layers, context_heads: the attention layers at stride 32.
+        box_dim: width of one box code.
+        text_hidden: hidden width of the text projection.
+    """
+
+    backbone: str = "regnetx_004"
+    text_dim: int = 256
+    width: int = 128
+    fine_width: int = 96
+    embed_dim: int = 96
+    parts: int = 2
+    context_width: int = 192
+    context_layers: int = 2
+    context_heads: int = 6
+    box_dim: int = 32
+    text_hidden: int = 384
+
+
+class Features(NamedTuple):
+    """What is kept of B pictures.
+
+    Attributes:
+        pixels: (B, parts · embed_dim, h, w) at stride 4.
+        boxes: (B, 5 · (box_dim + 1), h / 2, w / 2) at stride 8: four sides and the quality.
+        context: (B, context_width).
+    """
+
+    pixels: Tensor
+    boxes: Tensor
+    context: Tensor
+
+
+class TextCodes(NamedTuple):
+    """What is kept of phrases; the leading axes are the caller's.
+
+    Attributes:
+        pixels: (..., parts, embed_dim); pixel_bias: (..., parts).
+        boxes: (..., 5, box_dim).
+        presence: (..., context_width); presence_bias: (...,).
+    """
+
+    pixels: Tensor
+    pixel_bias: Tensor
+    boxes: Tensor
+    presence: Tensor
+    presence_bias: Tensor
+
+
+class Answers(NamedTuple):
+    """What T phrases find in each of B pictures.
+
+    Attributes:
+        maps: (B, T, h, w) logits at stride 4.
+        boxes_xyxy: (B, T, 4, h / 2, w / 2) pixels of the network's input.
+        quality: (B, T, h / 2, w / 2) logits: how well that box fits.
+        presence: (B, T) logits: is it in the picture at all.
+    """
+
+    maps: Tensor
+    boxes_xyxy: Tensor
+    quality: Tensor
+    presence: Tensor
+
+
+def conv_bn(inputs: int, outputs: int, kernel: int = 3, act: bool = True) -> nn.Sequential:
+    """A convolution of stride 1 with batch norm and, if wanted, ReLU."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+    ]
+    return nn.Sequential(*layers, nn.ReLU(inplace=True)) if act else nn.Sequential(*layers)
+
+
+class ContextLayer(nn.Module):
+    """Attention over all places; a depthwise convolution tells them where they are."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.position = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.norm_attention, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 3 * width), nn.GELU(), nn.Linear(3 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, h, w) to the same shape."""
+        x = x + self.position(x)
+        b, c, h, w = x.shape
+        tokens = x.flatten(2).transpose(1, 2)  # (B, hw, C)
+        qkv = self.qkv(self.norm_attention(tokens)).reshape(b, h * w, 3, self.heads, c // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, hw, C / heads)
+        mixed = functional.scaled_dot_product_attention(q, k, v)
+        tokens = tokens + self.out(mixed.transpose(1, 2).reshape(b, h * w, c))
+        tokens = tokens + self.mlp(self.norm_mlp(tokens))
+        out: Tensor = tokens.transpose(1, 2).reshape(b, c, h, w)
+        return out
+
+
+class TextProjection(nn.Module):
+    """Text embeddings to the phrase's codes: one hidden layer, one table of outputs."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        pixels = config.parts * (config.embed_dim + 1)
+        self.sizes = [pixels, 5 * config.box_dim, config.context_width + 1]
+        self.register_buffer("mean", torch.zeros(config.text_dim))
+        self.register_buffer("std", torch.full((config.text_dim,), config.text_dim**-0.5))
+        self.hidden = nn.Linear(config.text_dim, config.text_hidden)
+        self.codes = nn.Linear(config.text_hidden, sum(self.sizes))
+        nn.init.constant_(self.codes.bias[:pixels].view(config.parts, -1)[:, -1], -2.0)
+
+    mean: Tensor
+    std: Tensor
+
+    def standardise(self, embeddings: Tensor) -> None:
+        """Fix the embeddings' mean and spread, from (N, text_dim) samples of them."""
+        self.mean.copy_(embeddings.mean(0))
+        self.std.copy_(embeddings.std(0).clamp_min(1e-3))
+
+    def flat(self, embeddings: Tensor) -> Tensor:
+        """Map (..., text_dim) to all codes side by side, (..., sum of the sizes)."""
+        codes: Tensor = self.codes(functional.gelu(self.hidden((embeddings - self.mean) / self.std)))
+        return codes
+
+    def forward(self, embeddings: Tensor) -> TextCodes:
+        """Map (..., text_dim) to codes."""
+        c = self.config
+        pixels, boxes, presence = torch.split(self.flat(embeddings), self.sizes, dim=-1)
+        pixels = pixels.reshape(*pixels.shape[:-1], c.parts, c.embed_dim + 1)  # (..., parts, D + 1)
+        return TextCodes(
+            pixels[..., :-1],
+            pixels[..., -1],
+            boxes.reshape(*boxes.shape[:-1], SIDES + 1, c.box_dim),  # (..., 5, box_dim)
+            presence[..., :-1],
+            presence[..., -1],
+        )
+
+
+class NanoNetwork(nn.Module):
+    """See the module's text. About 6.7 M parameters as configured by default."""
+
+    def __init__(self, config: NetworkConfig | None = None) -> None:
+        super().__init__()
+        self.config = c = config or NetworkConfig()
+        self.backbone = timm.create_model(
+            c.backbone, features_only=True, pretrained=False, out_indices=(-4, -3, -2, -1)
+        )
+        s4, s8, s16, s32 = self.backbone.feature_info.channels()
+        self.enter = conv_bn(s32, c.context_width, 1)
+        self.context = nn.Sequential(*(ContextLayer(c.context_width, c.context_heads) for _ in range(c.context_layers)))
+        self.top = conv_bn(c.context_width, c.width, 1, act=False)
+        self.lateral16, self.smooth16 = conv_bn(s16, c.width, 1, act=False), conv_bn(c.width, c.width)
+        self.lateral8, self.smooth8 = conv_bn(s8, c.width, 1, act=False), conv_bn(c.width, c.width)
+        self.down8 = conv_bn(c.width, c.fine_width, 1, act=False)
+        self.lateral4, self.smooth4 = conv_bn(s4, c.fine_width, 1, act=False), conv_bn(c.fine_width, c.fine_width)
+        self.pixel_head = nn.Conv2d(c.fine_width, c.parts * c.embed_dim, 1)
+        self.box_tower = nn.Sequential(conv_bn(c.width, c.width), conv_bn(c.width, c.width))
+        self.box_head = nn.Conv2d(c.width, (SIDES + 1) * (c.box_dim + 1), 1)
+        self.text = TextProjection(c)
+        self.presence_scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, images: Tensor) -> Features:
+        """Map normalised (B, 3, H, W) pictures, H and W multiples of 32, to features."""
+        c4, c8, c16, c32 = self.backbone(images)
+        deep = self.context(self.enter(c32))  # (B, context_width, H / 32, W / 32)
+        p16 = self.smooth16(functional.relu(self.lateral16(c16) + _double(self.top(deep))))
+        p8 = self.smooth8(functional.relu(self.lateral8(c8) + _double(p16)))
+        p4 = self.smooth4(functional.relu(self.lateral4(c4) + _double(self.down8(p8))))
+        return Features(self.pixel_head(p4), self.box_head(self.box_tower(p8)), deep.mean((2, 3)))
+
+    def answer(self, features: Features, codes: TextCodes, boxed: int | None = None) -> Answers:
+        """Match B pictures with T phrases each: ``codes`` have leading axes (B, T).
+
+        Boxes and quality are worked out for the first ``boxed`` phrases alone, where given.
+        """
+        maps = self.match_pixels(features, codes)
+        boxes_xyxy, quality = self.match_boxes(features, codes._replace(boxes=codes.boxes[:, :boxed]))
+        return Answers(maps, boxes_xyxy, quality, self.match_presence(features, codes, maps))
+
+    def match_pixels(self, features: Features, codes: TextCodes) -> Tensor:
+        """Return the phrases' logits, (B, T, h, w): a soft minimum over the parts."""
+        c = self.config
+        b, _, h, w = features.pixels.shape
+        pixels = features.pixels.reshape(b, c.parts, c.embed_dim, h * w)
+        parts = torch.matmul(codes.pixels.transpose(1, 2), pixels)  # (B, parts, T, hw)
+        parts = parts.float() * c.embed_dim**-0.5 + codes.pixel_bias.float().transpose(1, 2)[..., None]
+        logits = parts[:, 0] if c.parts == 1 else -torch.logsumexp(-parts, dim=1)  # (B, T, hw)
+        return logits.reshape(b, -1, h, w)
+
+    def match_boxes(self, features: Features, codes: TextCodes) -> tuple[Tensor, Tensor]:
+        """Return boxes, (B, T, 4, h, w) input pixels, and quality logits, (B, T, h, w), at stride 8."""
+        d = self.config.box_dim
+        b, _, h, w = features.boxes.shape
+        t = codes.boxes.shape[1]
+        places = features.boxes.reshape(b, SIDES + 1, d + 1, h * w)
+        raw = torch.matmul(codes.boxes.transpose(1, 2), places[:, :, :d]).float() * d**-0.5  # (B, 5, T, hw)
+        raw = (raw + places[:, :, d:].float()).transpose(1, 2).reshape(b, t, SIDES + 1, h, w)
+        sides = torch.exp(raw[:, :, :SIDES].clamp(-4, 5) + 1.0) * BOX_STRIDE  # (B, T, 4, h, w): left top right bottom
+        x = (torch.arange(w, device=raw.device) + 0.5) * BOX_STRIDE
+        y = (torch.arange(h, device=raw.device) + 0.5) * BOX_STRIDE
+        left, top, right, bottom = sides.unbind(2)
+        y = y[:, None]
+        return torch.stack([x - left, y - top, x + right, y + bottom], dim=2), raw[:, :, SIDES]
+
+    def match_presence(self, features: Features, codes: TextCodes, maps: Tensor) -> Tensor:
+        """Return (B, T) logits from the map's highest pixels and from the picture as a whole."""
+        flat = maps.flatten(2)  # (B, T, hw)
+        peak = flat.topk(min(PEAK_PIXELS, flat.shape[-1]), dim=-1).values.mean(-1)
+        whole = torch.matmul(codes.presence, features.context[:, :, None]).squeeze(-1).float()  # (B, T)
+        whole = whole * self.config.context_width**-0.5 + codes.presence_bias.float()
+        presence: Tensor = self.presence_scale * peak + whole
+        return presence
+
+
+def _double(x: Tensor) -> Tensor:
+    return functional.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def load_backbone(network: NanoNetwork, state: dict[str, Tensor]) -> int:
+    """Copy a trained classifier's trunk of the same architecture into the network; return how many tensors fitted.
+
+    Keys may carry a prefix such as ``visual.trunk.``; heads and tensors of other shapes are left out.
+    """
+    own = network.backbone.state_dict()
+    picked: dict[str, Tensor] = {}
+    for key, value in state.items():
+        for name in (key, key.split("trunk.", 1)[-1]):
+            if name in own and own[name].shape == value.shape:
+                picked[name] = value.to(own[name].dtype)
+    network.backbone.load_state_dict({**own, **picked})
+    return len(picked)
