@@ -43,9 +43,7 @@ INPUT = 256  # the segmenter's input, pixels
 LOW = 64  # its mask logits' side
 
 
-def scene(
-    size_hw: tuple[int, int] = (96, 128), boxes: dict[str, tuple[int, int, int, int]] | None = None
-) -> UInt8:
+def scene(size_hw: tuple[int, int] = (96, 128), boxes: dict[str, tuple[int, int, int, int]] | None = None) -> UInt8:
     """Return uint8 (H, W, 3): plain boxes on gray; by default a red one at the left, a blue one at the right."""
     rgb = np.full((*size_hw, 3), PALETTE["gray"], np.uint8)
     for color, (x0, y0, x1, y1) in ({"red": RED_BOX, "blue": BLUE_BOX} if boxes is None else boxes).items():
@@ -249,4 +247,4 @@ def empty_result() -> Result:
 
 def with_rejects(result: Result, count: int) -> Result:
     """Return the result with only the first ``count`` rejected candidates."""
-    return replace(result, rejected=result.rejected[:count])
+    return replace(result, choice=replace(result.choice, rejected=result.choice.rejected[:count]))

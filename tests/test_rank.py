@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -66,7 +68,9 @@ def test_one_mask_of_each_prompt_wins() -> None:
 
 
 def test_duplicates_and_parts_of_one_phrase_are_removed() -> None:
-    _, accepted, rejected = run(query("car"), DETECTOR_ONLY, [[LEFT], [LEFT], [CORNER], [RIGHT]], [0.9, 0.8, 0.7, 0.6], [0] * 4)
+    _, accepted, rejected = run(
+        query("car"), DETECTOR_ONLY, [[LEFT], [LEFT], [CORNER], [RIGHT]], [0.9, 0.8, 0.7, 0.6], [0] * 4
+    )
     assert accepted.proposal_index.tolist() == [0, 3]
     assert rejected.reasons[0].startswith("duplicate of a better mask (IoU 1.00)")
     assert rejected.reasons[1].startswith("part of a better mask")
@@ -81,7 +85,11 @@ def test_the_same_object_goes_to_the_phrase_that_scores_higher() -> None:
 
 def test_accepted_come_in_the_order_of_the_phrases_best_first() -> None:
     _, accepted, _ = run(
-        query("cat", "dog"), DETECTOR_ONLY, [[RIGHT & ~CORNER.T], [CORNER], [LEFT & ~CORNER]], [0.9, 0.6, 0.7], [1, 0, 0]
+        query("cat", "dog"),
+        DETECTOR_ONLY,
+        [[RIGHT & ~CORNER.T], [CORNER], [LEFT & ~CORNER]],
+        [0.9, 0.6, 0.7],
+        [1, 0, 0],
     )
     assert accepted.labels == ("cat", "cat", "dog")
     np.testing.assert_allclose(accepted.scores, [0.7, 0.6, 0.9], atol=1e-5)
@@ -98,6 +106,14 @@ def test_thresholds_can_differ_by_phrase() -> None:
     scored, _, _ = run(q, DETECTOR_ONLY, [[LEFT], [RIGHT]], [0.4, 0.4], [0, 1])
     accepted, _ = rank.select(scored, q, DETECTOR_ONLY, np.array([0.3, 0.5]))
     assert accepted.labels == ("cat",)
+
+
+def test_each_phrases_closest_miss_is_kept() -> None:
+    config = RankConfig(weights={"detector": 1.0}, max_rejected=1)
+    _, _, rejected = run(query("cat", "dog"), config, [[LEFT], [CORNER], [RIGHT]], [0.4, 0.3, 0.1], [0, 0, 1])
+    assert rejected.labels == ("cat", "dog")
+    _, _, none = run(query("cat"), replace(config, max_rejected=0), [[LEFT]], [0.4], [0])
+    assert len(none) == 0
 
 
 def test_fusion_is_the_sigmoid_of_weighted_log_odds() -> None:

@@ -34,7 +34,7 @@ def load(
         HubError: a hub checkpoint is out of reach; WeightsError: weights are missing or damaged.
     """
     settings = preset if isinstance(preset, Preset) else read_preset(preset)
-    where = {"device": pick_device(device or settings.device), "dtype": dtype or settings.dtype}
+    where: dict[str, Any] = {"device": pick_device(device or settings.device), "dtype": dtype or settings.dtype}
     if where["dtype"] not in DTYPES:
         raise ConfigError(f"dtype: got {where['dtype']!r}, expected one of {', '.join(DTYPES)}")
     from textseg.models import clip, detector, sam, text_prompt
@@ -44,7 +44,7 @@ def load(
     finder = None
     if settings.detector is not None:
         finder = detector.load(**_arguments(settings.detector), **where, text_encoder=encoder)
-    token = None if settings.text_prompt is None else text_prompt.load(resolve(settings.text_prompt.model))
+    token = None if settings.text_prompt is None else text_prompt.TextPrompt.load(resolve(settings.text_prompt.model))
     return Pipeline(segmenter, finder, encoder, token, pipeline_config(settings), cache)
 
 

@@ -50,7 +50,7 @@ def _warp(array: UInt8, to_source: np.ndarray, size: int, fill: int) -> UInt8:
     # Area-like smoothing where the crop shrinks the picture, so that CLIP sees no aliasing.
     shrink = float(to_source[0, 0])
     if shrink > 2:
-        array = cv2.blur(array, (int(shrink), int(shrink)))
+        array = np.asarray(cv2.blur(array, (int(shrink), int(shrink))), dtype=np.uint8)
     return np.asarray(
         cv2.warpAffine(
             array,

@@ -21,7 +21,7 @@ from textseg.cache import EmbeddingCache
 from textseg.errors import ConfigError, PromptError, TextsegError
 from textseg.prompt import PromptConfig, build_prompts, text_tokens, user_prompts
 from textseg.propose import ProposeConfig, propose, user_proposals
-from textseg.rank import RankConfig, score, select
+from textseg.rank import RankConfig, choose, score
 from textseg.result import Result
 from textseg.segment import SegmentConfig, segment
 from textseg.types import (
@@ -182,9 +182,9 @@ class OpenPicture:
         candidates = segment(pipe.segmenter, embedding, self.image, prompts, config.segment)
         clock.lap("segment")
         scored = score(self.image, query, proposals, prompts, candidates, pipe.clip, config.rank)
-        accepted, rejected = select(scored, query, config.rank)
+        choice = choose(scored, query, config.rank)
         clock.lap("rank")
-        return Result(self.image, query, accepted, rejected, scored, config.rank, config.name, clock.seconds)
+        return Result(self.image, query, scored, choice, config.rank, config.name, clock.seconds)
 
     def _propose(self, query: Query, config: ProposeConfig) -> Proposals:
         pipe = self.pipeline
@@ -219,9 +219,7 @@ def as_query(phrases: Phrases | Query) -> Query:
     return phrases if isinstance(phrases, Query) else language.query(phrases)
 
 
-def _point(
-    user: UserPrompt, query: Query, tokens: Float | None, multimask: bool
-) -> tuple[Proposals, Prompts]:
+def _point(user: UserPrompt, query: Query, tokens: Float | None, multimask: bool) -> tuple[Proposals, Prompts]:
     """Return the caller's prompts, one for each pair of pointed object and phrase."""
     n, q = len(user.boxes_xyxy), len(query)
     rows = np.repeat(np.arange(n), q)

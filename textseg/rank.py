@@ -6,7 +6,7 @@ makes the choice from what ``score`` returned, so that another threshold costs n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,10 +35,11 @@ class RankConfig:
         min_area: least area of an accepted mask in pixels of the original picture.
         clip_budget: how many candidates a phrase are shown to CLIP, best first by the other parts.
         clip_grow: a CLIP crop is the mask's box grown by this factor and made square.
+        clip_size: longest side in pixels of the crops that CLIP is shown.
         clip_fill: grey level 0..255 of a crop's pixels outside the mask.
         backgrounds: generic texts that CLIP contrasts every phrase with.
         synonym_similarity: other phrases whose text is closer than this cosine are not used as contrast.
-        max_rejected: most rejected candidates kept, best first.
+        max_rejected: how many rejected candidates are kept, best first, beside each phrase's closest miss; 0: none.
     """
 
     threshold: float = 0.5
@@ -59,6 +60,7 @@ class RankConfig:
     min_area: int = 1
     clip_budget: int = 12
     clip_grow: float = 1.2
+    clip_size: int = 224
     clip_fill: int = 127
     backgrounds: tuple[str, ...] = ("background", "something else")
     synonym_similarity: float = 0.9
@@ -146,11 +148,13 @@ def score(
 
 def fuse(parts: Mapping[str, Float], config: RankConfig) -> Float:
     """Return float32 (M,): sigmoid(bias + sum of weight x log-odds(part)), missing parts at their stand-in."""
-    total = np.float32(config.weights.get("bias", 0.0))
-    for name, values in parts.items():
-        filled = np.where(np.isnan(values), config.missing.get(name, 0.5), values)
-        total = total + config.weights.get(name, 0.0) * log_odds(filled)
-    return np.asarray(1.0 / (1.0 + np.exp(-total)), dtype=np.float32)
+    bias = config.weights.get("bias", 0.0)
+    logits = [config.weights.get(name, 0.0) * log_odds(_filled(name, parts[name], config)) for name in parts]
+    return np.asarray(1.0 / (1.0 + np.exp(-(bias + np.sum(logits, axis=0)))), dtype=np.float32)
+
+
+def _filled(name: str, values: Float, config: RankConfig) -> Float:
+    return np.where(np.isnan(values), np.float32(config.missing.get(name, 0.5)), values)
 
 
 def log_odds(values: Float) -> Float:
@@ -160,10 +164,23 @@ def log_odds(values: Float) -> Float:
     return np.asarray(np.log(p / (1.0 - p)), dtype=np.float32)
 
 
-def select(
-    scored: Scored, query: Query, config: RankConfig, thresholds: Float | None = None
-) -> tuple[Segments, Segments]:
-    """Return the accepted and the rejected segments, each best first within its phrase.
+@dataclass(frozen=True)
+class Choice:
+    """Which candidates won and which lost.
+
+    Attributes:
+        accepted: int64 (K,) indices into ``Scored``: in the order of the phrases, best first within each.
+        rejected: int64 (R,) indices, best first; how many, says ``RankConfig.max_rejected``.
+        reasons: M strings, why each candidate lost; "" for the winners.
+    """
+
+    accepted: Int
+    rejected: Int
+    reasons: tuple[str, ...]
+
+
+def choose(scored: Scored, query: Query, config: RankConfig, thresholds: Float | None = None) -> Choice:
+    """Judge the candidates best first; no model runs and no mask is upscaled.
 
     Args:
         scored: what ``score`` returned.
@@ -171,13 +188,44 @@ def select(
         config: thresholds and overlaps.
         thresholds: float (phrases,), a threshold for each phrase; None uses ``config.threshold`` for all.
     """
-    limits = np.full(len(query), config.threshold) if thresholds is None else np.asarray(thresholds)
+    limits = np.full(len(query), config.threshold, np.float32) if thresholds is None else np.asarray(thresholds)
     order = np.argsort(-scored.scores, kind="stable")
     reasons = _reasons(scored, query, order, limits, config)
     accepted = [int(i) for i in order if not reasons[i]]
     accepted.sort(key=lambda i: int(scored.phrase_index[i]))  # stable: best first stays within a phrase
-    rejected = [int(i) for i in order if reasons[i]][: config.max_rejected]
-    return _segments(scored, query, accepted, reasons), _segments(scored, query, rejected, reasons)
+    lost = [int(i) for i in order if reasons[i]]
+    closest = {int(scored.phrase_index[i]): i for i in reversed(lost)}  # each phrase's best that lost is always kept
+    kept = {*lost[: config.max_rejected], *closest.values()}
+    rejected = [i for i in lost if i in kept] if config.max_rejected else []
+    return Choice(np.array(accepted, np.int64), np.array(rejected, np.int64), tuple(reasons))
+
+
+def segments(scored: Scored, query: Query, index: Int, reasons: Sequence[str]) -> Segments:
+    """Return the candidates ``index`` as masks at the original size, with all they carry."""
+    logits = scored.candidates.logits[scored.prompt_index[index], scored.mask_index[index]]  # (K, h, w)
+    masks = geometry.upscale_masks(logits, scored.candidates.frame)
+    return Segments(
+        masks,
+        geometry.mask_boxes(masks),
+        scored.scores[index],
+        tuple(query.phrases[int(scored.phrase_index[i])].text for i in index),
+        scored.phrase_index[index],
+        {name: values[index] for name, values in scored.parts.items()},
+        scored.proposal_index[index],
+        scored.prompt_index[index],
+        scored.mask_index[index],
+        tuple(scored.sources[i] for i in index),
+        tuple(reasons[i] for i in index),
+    )
+
+
+def select(
+    scored: Scored, query: Query, config: RankConfig, thresholds: Float | None = None
+) -> tuple[Segments, Segments]:
+    """Return the accepted and the rejected segments of ``choose``, masks at the original size."""
+    choice = choose(scored, query, config, thresholds)
+    accepted = segments(scored, query, choice.accepted, choice.reasons)
+    return accepted, segments(scored, query, choice.rejected, choice.reasons)
 
 
 def _reasons(scored: Scored, query: Query, order: Int, limits: Float, config: RankConfig) -> list[str]:
@@ -223,25 +271,6 @@ def _overlap_reason(
             label = query.phrases[int(scored.phrase_index[j])].text
             return f"the same object scored higher as {label!r} (IoU {overlap:.2f})"
     return ""
-
-
-def _segments(scored: Scored, query: Query, chosen: list[int], reasons: list[str]) -> Segments:
-    index = np.array(chosen, dtype=np.int64)
-    logits = scored.candidates.logits[scored.prompt_index[index], scored.mask_index[index]]  # (K, h, w)
-    masks = geometry.upscale_masks(logits, scored.candidates.frame)
-    return Segments(
-        masks,
-        geometry.mask_boxes(masks),
-        scored.scores[index],
-        tuple(query.phrases[int(scored.phrase_index[i])].text for i in index),
-        scored.phrase_index[index],
-        {name: values[index] for name, values in scored.parts.items()},
-        scored.proposal_index[index],
-        scored.prompt_index[index],
-        scored.mask_index[index],
-        tuple(scored.sources[i] for i in index),
-        tuple(reasons[i] for i in index),
-    )
 
 
 def _flat(masks: Bool) -> Float:
@@ -295,7 +324,7 @@ def _clip_part(
     out = np.full(len(masks), np.nan, np.float32)
     if not len(shown):
         return out
-    crops = masked_crops(image.rgb, masks[shown], grow=config.clip_grow, fill=config.clip_fill)
+    crops = masked_crops(image.rgb, masks[shown], grow=config.clip_grow, fill=config.clip_fill, size=config.clip_size)
     pictures = clip.encode_images(crops)  # (S, D)
     texts = clip.encode_text(query.prompts)  # (Q, D)
     backgrounds = clip.encode_text(config.backgrounds)  # (B, D)

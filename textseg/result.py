@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from textseg.errors import ConfigError
-from textseg.rank import RankConfig, Scored, select
+from textseg.rank import Choice, RankConfig, Scored, choose, segments
 from textseg.types import Bool, Float, Image, Int, Query, Segments, UInt8
 
 if TYPE_CHECKING:
@@ -23,9 +24,8 @@ class Result:
     Attributes:
         image: the picture.
         query: the phrases that were asked.
-        accepted: the K masks with boxes, scores, labels, parts and trace.
-        rejected: the same for what lost, with ``reasons``; the best 50 by default.
         scored: every candidate before the choice; ``with_threshold`` chooses again from it.
+        choice: which candidates won and why the others lost.
         config: the ranking's settings behind the choice.
         preset: name of the preset that answered.
         seconds: time of each stage: text, propose, encode, segment, rank.
@@ -33,15 +33,24 @@ class Result:
 
     image: Image
     query: Query
-    accepted: Segments
-    rejected: Segments
     scored: Scored = field(repr=False)
+    choice: Choice = field(repr=False)
     config: RankConfig = field(repr=False)
     preset: str
     seconds: dict[str, float]
 
     def __len__(self) -> int:
-        return len(self.accepted)
+        return len(self.choice.accepted)
+
+    @cached_property
+    def accepted(self) -> Segments:
+        """The K accepted masks with boxes, scores, labels, parts and trace."""
+        return segments(self.scored, self.query, self.choice.accepted, self.choice.reasons)
+
+    @cached_property
+    def rejected(self) -> Segments:
+        """The same for what lost, with ``reasons``, best first; upscaled when first asked for."""
+        return segments(self.scored, self.query, self.choice.rejected, self.choice.reasons)
 
     @property
     def masks(self) -> Bool:
@@ -108,8 +117,7 @@ class Result:
             if not 0.0 <= value <= 1.0:
                 raise ConfigError(f"threshold for {text!r}: got {value}, expected a number in 0..1")
         limits = np.array([per_phrase.get(p.text, threshold) for p in self.query.phrases], np.float32)
-        accepted, rejected = select(self.scored, self.query, config, limits)
-        return replace(self, accepted=accepted, rejected=rejected, config=config)
+        return replace(self, choice=choose(self.scored, self.query, config, limits), config=config)
 
     def overlay(self) -> UInt8:
         """Return uint8 (H, W, 3): the picture with every accepted mask in its phrase's colour, labelled."""

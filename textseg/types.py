@@ -220,7 +220,7 @@ class Prompts:
     @property
     def has_box(self) -> Bool:
         """bool (P,)."""
-        return ~np.isnan(self.boxes_xyxy).any(axis=1)
+        return np.asarray(~np.isnan(self.boxes_xyxy).any(axis=1), dtype=np.bool_)
 
     @property
     def has_mask(self) -> Bool:
@@ -234,7 +234,7 @@ class Prompts:
         """bool (P,)."""
         if self.text_tokens is None:
             return np.zeros(len(self), bool)
-        return ~np.isnan(self.text_tokens).any(axis=(1, 2))
+        return np.asarray(~np.isnan(self.text_tokens).any(axis=(1, 2)), dtype=np.bool_)
 
     def __getitem__(self, keep: Int | Bool | slice) -> Prompts:
         """Return the prompts that ``keep`` (indices, a mask or a slice) selects."""
@@ -284,7 +284,7 @@ class Segments:
         labels: K strings, each exactly one of the caller's phrases.
         phrase_index: int64 (K,), index into the query's phrases.
         parts: one float32 (K,) array per score part: "detector", "sam_iou", "stability", "clip", "agreement".
-            NaN where a part does not apply (no detector behind a text-only proposal).
+            NaN where a part does not apply. A text-only proposal carries its phrase's best detection as "detector".
         proposal_index, prompt_index, mask_index: int64 (K,), the trace back: which proposal, which prompt,
             which of the segmenter's C masks.
         sources: K strings, who proposed: "detector", "text" or "user".

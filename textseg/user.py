@@ -83,7 +83,7 @@ def _points(points: Any, labels: Any, size_hw: tuple[int, int]) -> tuple[Float |
     xy = geometry.numbers("points", points)
     if xy.ndim == 1 and xy.shape == (2,):
         xy = xy[None]  # one click
-    marks = np.ones(xy.shape[:-1], np.int64) if labels is None else geometry.numbers("point labels", labels)
+    marks = np.ones(xy.shape[:-1]) if labels is None else geometry.numbers("point labels", labels)
     if xy.ndim == 2:
         xy, marks = xy[None], np.atleast_1d(marks)[None]
     if xy.ndim != 3 or xy.shape[-1] != 2 or marks.shape != xy.shape[:2] or xy.shape[1] == 0:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 
 from textseg.models import sam_checkpoint
+from textseg.models.sam import FAMILIES, SamSegmenter
+from textseg.models.sam_input import InputSpec
+from textseg.models.sam_tiny import tiny_model, tiny_processor
 
 
 def meta_sam(model: Any) -> Any:
-    """Return segment-anything's ``Sam`` of a ``SamModel``'s size and weights; its decoder's eps is set to Meta's."""
+    """Return segment-anything's ``Sam`` of a ``SamModel``'s size and weights."""
     from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
-    vision, prompts, decoder = (getattr(model.config, f"{n}_config") for n in ("vision", "prompt_encoder", "mask_decoder"))
+    config = model.config
+    vision, prompts, decoder = config.vision_config, config.prompt_encoder_config, config.mask_decoder_config
     grid = vision.image_size // vision.patch_size
     encoder = ImageEncoderViT(
         img_size=vision.image_size,
@@ -36,23 +43,48 @@ def meta_sam(model: Any) -> Any:
         mlp_dim=decoder.mlp_dim,
         attention_downsample_rate=decoder.attention_downsample_rate,
     )
-    made = Sam(
-        encoder,
-        PromptEncoder(
-            embed_dim=prompts.hidden_size,
-            image_embedding_size=(grid, grid),
-            input_image_size=(vision.image_size,) * 2,
-            mask_in_chans=prompts.mask_input_channels,
-        ),
-        MaskDecoder(
-            transformer_dim=decoder.hidden_size,
-            transformer=transformer,
-            num_multimask_outputs=decoder.num_multimask_outputs,
-            iou_head_depth=decoder.iou_head_depth,
-            iou_head_hidden_dim=decoder.iou_head_hidden_dim,
-        ),
-        pixel_mean=[123.675, 116.28, 103.53],
-        pixel_std=[58.395, 57.12, 57.375],
+    prompt_encoder = PromptEncoder(
+        embed_dim=prompts.hidden_size,
+        image_embedding_size=(grid, grid),
+        input_image_size=(vision.image_size,) * 2,
+        mask_in_chans=prompts.mask_input_channels,
     )
+    mask_decoder = MaskDecoder(
+        transformer_dim=decoder.hidden_size,
+        transformer=transformer,
+        num_multimask_outputs=decoder.num_multimask_outputs,
+        iou_head_depth=decoder.iou_head_depth,
+        iou_head_hidden_dim=decoder.iou_head_hidden_dim,
+    )
+    made = Sam(encoder, prompt_encoder, mask_decoder, [123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
     made.load_state_dict(sam_checkpoint.to_meta(model.state_dict()))
     return made.eval()
+
+
+@cache
+def pair(gain: float = 400) -> tuple[Any, SamSegmenter]:
+    """Return segment-anything's model and our segmenter of the same weights; masks differ by point."""
+    model = tiny_model("sam")
+    decoder = model.mask_decoder
+    with torch.no_grad():
+        for block in decoder.transformer.layers:
+            for name in ("cross_attn_image_to_token", "cross_attn_token_to_image"):
+                for parameter in getattr(block, name).parameters():
+                    parameter.mul_(4)
+        decoder.upscale_conv1.bias.zero_()
+        for head in decoder.output_hypernetworks_mlps:
+            head.proj_out.weight.mul_(gain)
+            head.proj_out.bias.zero_()
+        decoder.iou_prediction_head.proj_out.weight.mul_(3)
+        decoder.iou_prediction_head.proj_out.bias.add_(0.4)
+    reference = meta_sam(model)
+    ours = sam_checkpoint.build(reference.state_dict(), decoder_heads=2)
+    spec = replace(InputSpec.from_processor(tiny_processor("sam")), resampler="pil")
+    return reference, SamSegmenter("sam", FAMILIES["sam"].network(ours), spec, "meta")
+
+
+def blobs(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Return uint8 (H, W, 3): a smooth random picture."""
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    smooth = cv2.GaussianBlur(noise, (0, 0), 4)
+    return np.asarray(cv2.normalize(smooth, np.empty_like(smooth), 0, 255, cv2.NORM_MINMAX), np.uint8)

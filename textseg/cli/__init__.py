@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from textseg import __version__
-from textseg.cli import doctor, models, run, segment
+from textseg.cli import doctor, label, models, run, segment
 from textseg.errors import TextsegError
 
 
@@ -41,6 +41,7 @@ app = typer.Typer(
     help="Type words, get masks.",
 )
 app.command("segment")(segment.segment)
+app.command("label")(label.label)
 app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.doctor)
 app.command("demo")(run.demo)

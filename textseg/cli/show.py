@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,13 +49,13 @@ def _table(answer: Result) -> Table:
 
     parts = list(answer.parts)
     table = simple_table("phrase", right=["score", *parts, "box", "area"])
-    pixels = np.prod(answer.image.size_hw)
+    pixels = math.prod(answer.image.size_hw)
     for k, label in enumerate(answer.labels):
         values = [answer.parts[name][k] for name in parts]
         table.add_row(
             plain(label) or "(pointed at)",
             f"{answer.scores[k]:.2f}",
-            *("–" if np.isnan(value) else f"{value:.2f}" for value in values),
+            *("–" if math.isnan(value) else f"{value:.2f}" for value in values),
             describe.box_text(answer.boxes_xyxy[k]),
             f"{answer.masks[k].sum() / pixels:.1%}",
         )

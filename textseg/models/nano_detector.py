@@ -36,6 +36,8 @@ _STD = (68.50, 66.63, 70.32)
 _PAD = 118
 _STEP = 32
 _OUTSIDE = -12.0
+_EXACT = ("text.mean", "text.whiten")
+"""Tensors saved as float32: they set nearly equal text embeddings apart."""
 
 
 @dataclass(frozen=True)
@@ -258,7 +260,7 @@ def save_detector(folder: str | Path, network: NanoNetwork, config: ProposalConf
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
-        name: (value.half() if value.is_floating_point() else value).contiguous()
+        name: (value.half() if value.is_floating_point() and name not in _EXACT else value).contiguous()
         for name, value in network.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }

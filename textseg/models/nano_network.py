@@ -138,7 +138,14 @@ class ContextLayer(nn.Module):
 
 
 class TextProjection(nn.Module):
-    """Text embeddings to the phrase's codes: one hidden layer, one table of outputs."""
+    """Text embeddings to the phrase's codes: whitening, one hidden layer, one table of outputs.
+
+    A small text tower puts most nouns close together, along a few directions. Whitening spreads them,
+    in float32 throughout: what sets two nouns apart may be a thousandth of their length.
+    """
+
+    mean: Tensor
+    whiten: Tensor
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -146,22 +153,27 @@ class TextProjection(nn.Module):
         pixels = config.parts * (config.embed_dim + 1)
         self.sizes = [pixels, 5 * config.box_dim, config.context_width + 1]
         self.register_buffer("mean", torch.zeros(config.text_dim))
-        self.register_buffer("std", torch.full((config.text_dim,), config.text_dim**-0.5))
+        self.register_buffer("whiten", torch.eye(config.text_dim) * config.text_dim**0.5)
         self.hidden = nn.Linear(config.text_dim, config.text_hidden)
         self.codes = nn.Linear(config.text_hidden, sum(self.sizes))
         nn.init.constant_(self.codes.bias[:pixels].view(config.parts, -1)[:, -1], -2.0)
 
-    mean: Tensor
-    std: Tensor
-
-    def standardise(self, embeddings: Tensor) -> None:
-        """Fix the embeddings' mean and spread, from (N, text_dim) samples of them."""
-        self.mean.copy_(embeddings.mean(0))
-        self.std.copy_(embeddings.std(0).clamp_min(1e-3))
+    def standardise(self, embeddings: Tensor, floor: float = 1e-5) -> None:
+        """Fix the whitening from (N, text_dim) samples; directions below ``floor`` of all variance are left weak."""
+        samples = embeddings.double()
+        centered = samples - samples.mean(0)
+        values, vectors = torch.linalg.eigh(centered.T @ centered / len(samples))
+        gains = (values.clamp_min(0) + floor * values.sum()).rsqrt()
+        whiten = vectors * gains @ vectors.T
+        whiten /= (centered @ whiten).std().clamp_min(1e-6)
+        self.mean.copy_(samples.mean(0))
+        self.whiten.copy_(whiten)
 
     def flat(self, embeddings: Tensor) -> Tensor:
         """Map (..., text_dim) to all codes side by side, (..., sum of the sizes)."""
-        codes: Tensor = self.codes(functional.gelu(self.hidden((embeddings - self.mean) / self.std)))
+        with torch.autocast(embeddings.device.type, enabled=False):
+            spread = (embeddings.float() - self.mean) @ self.whiten
+            codes: Tensor = self.codes(functional.gelu(self.hidden(spread)))
         return codes
 
     def forward(self, embeddings: Tensor) -> TextCodes:

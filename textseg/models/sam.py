@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from textseg.models import sam_prompts
 from textseg.models.sam_input import InputSpec
 from textseg.models.sam_load import Family, check_spec, load_network, resolve_device
 from textseg.models.sam_networks import Features, Sam2Network, SamHqNetwork, SamNetwork
+from textseg.stream import MaskBatch, geometry_part
 from textseg.types import Candidates, Embedding, Image, Prompts
 
 FAMILIES: dict[str, Family] = {
@@ -155,10 +157,16 @@ class SamSegmenter:
         kept = {name: tensor.to(torch.float32, copy=True).contiguous() for name, tensor in features.items()}
         return Embedding(kept, frame, image.digest, self.model_id)
 
-    def decode(self, embedding: Embedding, prompts: Prompts) -> Candidates:
+    def decode(self, embedding: Embedding, prompts: Prompts, *, raw_masks: bool = False) -> Candidates:
         """Return the masks of all prompts, in order: C = 3 with ``prompts.multimask``, else 1.
 
         Each prompt's answer is that of asking for it alone, whatever else is in ``prompts``.
+
+        Args:
+            embedding: the picture's.
+            prompts: P of them; P may be 0.
+            raw_masks: the prompts' masks are logits of an earlier answer, padding and all, and go back into the
+                model as they are (``mask_input`` of segment-anything). Otherwise masks cover the picture alone.
 
         Raises:
             ModelError: the embedding is another model's, or damaged.
@@ -171,13 +179,43 @@ class SamSegmenter:
         iou = np.empty((len(prompts), count), dtype=np.float32)
         if len(prompts):
             self._check(prompts, embedding.frame.original_hw)
-            parts = sam_prompts.chunks(prompts, embedding.frame, self.network.mask_hw, self.chunk, self.device)
+            if raw_masks:
+                sam_prompts.check_raw_masks(prompts, self.network.mask_hw)
+            parts = sam_prompts.chunks(
+                prompts, embedding.frame, self.network.mask_hw, self.chunk, self.device, raw_masks=raw_masks
+            )
             with torch.inference_mode():
+                picture = self.network.picture(features)
                 for index, tensors in parts:
-                    low, quality = self.network.masks(features, tensors, prompts.multimask)
+                    low, quality = self.network.masks(features, tensors, prompts.multimask, picture)
                     logits[index] = low.float().cpu().numpy()
                     iou[index] = quality.float().clamp(0, 1).cpu().numpy()
         return Candidates(logits, iou, self.network.logits_frame(embedding.frame))
+
+    def stream(self, embedding: Embedding, prompts: Prompts, min_iou: float) -> Iterator[MaskBatch]:
+        """Yield the masks whose predicted IoU is greater than ``min_iou``, a chunk of prompts at a time.
+
+        They are those of ``decode``, but the predicted IoU is not clipped, only the logits that show the picture are
+        drawn, and prompts without such a mask cost no drawing at all.
+
+        Raises:
+            ModelError, UnsupportedError, PromptError: as ``decode``.
+        """
+        features = self._features(embedding)
+        if not len(prompts):
+            return
+        self._check(prompts, embedding.frame.original_hw)
+        frame, mask_hw = self.network.logits_frame(embedding.frame), self.network.mask_hw
+        part_hw = geometry_part(frame, mask_hw)
+        with torch.inference_mode():
+            picture = self.network.picture(features)
+        for index, tensors in sam_prompts.chunks(prompts, embedding.frame, mask_hw, self.chunk, self.device):
+            with torch.inference_mode():
+                logits, iou, place = self.network.best(features, tensors, prompts.multimask, picture, min_iou, part_hw)
+                prompt, mask = place.cpu().numpy().T
+                low, quality = logits.float().cpu().numpy(), iou.float().cpu().numpy()
+            if len(prompt):
+                yield MaskBatch(index[prompt], mask, low, quality, frame, mask_hw)
 
     def _check(self, prompts: Prompts, size_hw: tuple[int, int]) -> None:
         if self.text_width is None and prompts.has_text.any():

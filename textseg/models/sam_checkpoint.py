@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,9 @@ def read_pth(path: str | Path) -> State:
     if not path.is_file():
         raise WeightsError(f"weights file missing: {path}")
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # it warns of pickle protocols before it refuses what is inside
+            warnings.simplefilter("ignore", UserWarning)
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path}: damaged, or it holds more than tensors ({str(error).splitlines()[0]}). Code in a checkpoint is "

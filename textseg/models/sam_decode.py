@@ -100,17 +100,17 @@ class FastDecoder:
         """Run the two-way transformer for N prompts.
 
         Args:
-            sparse: (N, M, D) the prompts' tokens; None: one prompt without any.
+            sparse: (N, M, D) the prompts' tokens; None: none beside the masks.
             picture: what ``picture`` returned or, for prompts with masks, (N, D, h, w): the embedding plus each
                 prompt's dense embedding.
         """
-        start = self._start.expand(1 if sparse is None else len(sparse), -1, -1)
-        prompt = start if sparse is None else torch.cat([start, sparse.to(start.dtype)], dim=1)  # (N, T, D)
         shared = picture if isinstance(picture, Picture) else None
         image = picture.tokens if isinstance(picture, Picture) else self._image_tokens(picture)
+        start = self._start.expand(len(image) if sparse is None else len(sparse), -1, -1)
+        prompt = start if sparse is None else torch.cat([start, sparse.to(start.dtype)], dim=1)  # (N, T, D)
         placed = None if shared else image + self.position
         tokens = prompt
-        for number, block in enumerate(self.decoder.transformer.layers):
+        for block in self.decoder.transformer.layers:
             tokens = _self_attend(block, tokens, prompt)
             inward = block.cross_attn_token_to_image
             query = _linear(inward.q_proj, tokens + prompt)  # (N, T, I)
@@ -123,7 +123,6 @@ class FastDecoder:
             image = _norm(block.layer_norm4, image)
             placed = image + self.position
             shared = None
-            del weights, number
         final = self.decoder.transformer.final_attn_token_to_image
         mixed = _read(final, _linear(final.q_proj, tokens + prompt), placed, image)
         return Answer(self.decoder.transformer.layer_norm_final_attn(tokens + mixed), image)
@@ -133,7 +132,9 @@ class FastDecoder:
         quality: Tensor = self.decoder.iou_prediction_head(answer.tokens[:, 0])
         return quality.float()
 
-    def draw(self, answer: Answer, rows: Tensor | None, masks: slice, tokens_hw: tuple[int, int]) -> Tensor:
+    def draw(
+        self, answer: Answer, rows: Tensor | None, masks: slice, tokens_hw: tuple[int, int], *, whole: bool = False
+    ) -> Tensor:
         """Return float32 (n, C, 4 h, 4 w) mask logits.
 
         Args:
@@ -141,6 +142,7 @@ class FastDecoder:
             rows: int64 (n,), the prompts wanted; None: all.
             masks: which of the masks, as a slice.
             tokens_hw: (h, w): the top left part of the picture's tokens that is drawn.
+            whole: all at once, without blocks: for an exported graph.
         """
         tokens, image = (answer.tokens, answer.image) if rows is None else (answer.tokens[rows], answer.image[rows])
         heads = list(self.decoder.output_hypernetworks_mlps)[masks]
@@ -148,6 +150,8 @@ class FastDecoder:
         brushes = torch.stack([mlp(tokens[:, first + i]) for i, mlp in enumerate(heads)], dim=2)  # (n, D/8, C)
         n, (h, w), (grid_h, grid_w) = len(image), tokens_hw, self.grid_hw
         image = image.reshape(n, grid_h, grid_w, -1)[:, :h, :w]  # (n, h, w, D)
+        if whole:
+            return self._strip(image.reshape(n, h * w, -1), brushes, w).reshape(n, len(heads), 4 * h, 4 * w)
         out = torch.empty(n, len(heads), h, 4, w, 4, device=image.device)
         step = max(1, _DRAW_TOKENS.get(image.device.type, 1024) // max(1, n * w))
         for top in range(0, h, step):

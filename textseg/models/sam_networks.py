@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from textseg.models.sam_decode import Answer, FastDecoder, Picture
 from textseg.models.sam_prompts import PromptTensors
 from textseg.types import Frame
 
@@ -31,6 +32,7 @@ class SamNetwork:
     """
 
     takes_text: ClassVar[bool] = True
+    has_fast: ClassVar[bool] = True
 
     def __init__(self, model: Any) -> None:
         self.model = model.eval()
@@ -45,13 +47,76 @@ class SamNetwork:
         with torch.no_grad():
             self._position: torch.Tensor = model.get_image_wide_positional_embeddings()  # (1, D, h, w)
         self.device = self._position.device
+        self.fast = FastDecoder(model.mask_decoder, self._position) if self.has_fast else None
 
     def features(self, pixels: torch.Tensor) -> Features:
         """Return what decoding needs of a (1, 3, H, W) input: ``image``, (1, D, h, w)."""
         return {"image": self.model.get_image_embeddings(pixels)}
 
-    def masks(self, features: Features, prompts: PromptTensors, multimask: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return mask logits (N, C, h, w) and unclipped predicted IoU (N, C) of N alike prompts."""
+    def picture(self, features: Features) -> Picture | None:
+        """Return what all of a picture's prompts without a mask share, to be handed to ``masks`` and ``best``."""
+        if self.fast is None:
+            return None
+        no_mask = self.model.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        return self.fast.picture(features["image"], no_mask)
+
+    def masks(
+        self, features: Features, prompts: PromptTensors, multimask: bool, picture: Picture | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return mask logits (N, C, h, w) and unclipped predicted IoU (N, C) of N alike prompts.
+
+        With ``picture``, by the fast decoder where it is the faster one; the answers are the same.
+        """
+        answer, wanted = self._attend(features, prompts, picture), _wanted(multimask)
+        if answer is None or self.fast is None:
+            return self.plain_masks(features, prompts, multimask)
+        return self.fast.draw(answer, None, wanted, self.fast.grid_hw), self.fast.quality(answer)[:, wanted]
+
+    def best(
+        self,
+        features: Features,
+        prompts: PromptTensors,
+        multimask: bool,
+        picture: Picture | None,
+        min_iou: float,
+        part_hw: tuple[int, int],
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Draw only the masks whose predicted IoU is greater than ``min_iou``, only the part that shows the picture.
+
+        Args:
+            features, prompts, multimask, picture: as for ``masks``.
+            min_iou: masks at or below it are left out.
+            part_hw: the top left rows and columns of logits that are wanted.
+
+        Returns:
+            logits (n, *part_hw), predicted IoU (n,) and int64 (n, 2): which prompt, which of its masks.
+        """
+        answer, wanted = self._attend(features, prompts, picture), _wanted(multimask)
+        if answer is None or self.fast is None:
+            logits, iou = self.plain_masks(features, prompts, multimask)
+            index = (iou > min_iou).nonzero()
+            return logits[index[:, 0], index[:, 1], : part_hw[0], : part_hw[1]], iou[index[:, 0], index[:, 1]], index
+        iou = self.fast.quality(answer)[:, wanted]
+        index = (iou > min_iou).nonzero()  # (n, 2)
+        rows, back = index[:, 0].unique(return_inverse=True)
+        tokens_hw = (-(-part_hw[0] // 4), -(-part_hw[1] // 4))
+        logits = self.fast.draw(answer, None if len(rows) == len(iou) else rows, wanted, tokens_hw)
+        return logits[back, index[:, 1], : part_hw[0], : part_hw[1]], iou[index[:, 0], index[:, 1]], index
+
+    def _attend(self, features: Features, prompts: PromptTensors, picture: Picture | None) -> Answer | None:
+        """Return the fast decoder's transformer output, or None where the plain decoder is to be used."""
+        if self.fast is None or picture is None:
+            return None
+        sparse, dense = self._embed(prompts)
+        tokens = None if sparse is None else sparse.flatten(0, 1)  # (N, T, D)
+        if tokens is not None and not self.fast.fits(tokens.shape[1]):
+            return None
+        return self.fast.attend(tokens, picture if prompts.masks is None else features["image"] + dense)
+
+    def plain_masks(
+        self, features: Features, prompts: PromptTensors, multimask: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As ``masks``, by the mask decoder of transformers."""
         sparse, dense = self._embed(prompts)
         batch, _ = prompts.layout
         logits, iou = self.model.mask_decoder(
@@ -93,6 +158,8 @@ class SamNetwork:
 class SamHqNetwork(SamNetwork):
     """``SamHQModel`` (Ke et al., *Segment Anything in High Quality*, 2023): adds early features of the encoder."""
 
+    has_fast = False
+
     def __init__(self, model: Any) -> None:
         super().__init__(model)
         self.feature_shapes["early"] = (
@@ -117,6 +184,7 @@ class Sam2Network(SamNetwork):
     """
 
     takes_text = False
+    has_fast = False
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
@@ -143,6 +211,11 @@ class Sam2Network(SamNetwork):
             labels = torch.full((prompts.count, 1), -1, dtype=torch.int64, device=self.device)
             prompts = PromptTensors(prompts.count, points, labels, masks=prompts.masks)
         return super()._embed(prompts)
+
+
+def _wanted(multimask: bool) -> slice:
+    """Return which of the decoder's masks are wanted: the three for ambiguous prompts, or the single one."""
+    return slice(1, None) if multimask else slice(0, 1)
 
 
 def _pair(size: Any) -> tuple[int, int]:

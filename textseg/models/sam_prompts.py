@@ -79,6 +79,15 @@ def check_prompts(prompts: Prompts, size_hw: tuple[int, int], text_width: int | 
     _refuse(~held, "prompt is empty: expected a box, a point, a mask or a text token")
 
 
+def check_raw_masks(prompts: Prompts, mask_hw: tuple[int, int]) -> None:
+    """Raise a PromptError unless the masks have the size of the model's own low-resolution logits."""
+    if prompts.mask_logits is not None and prompts.mask_logits.shape[1:] != mask_hw:
+        raise PromptError(
+            f"raw masks: got shape {prompts.mask_logits.shape}, expected (P, {mask_hw[0]}, {mask_hw[1]}), as the "
+            "segmenter's own logits"
+        )
+
+
 def _refuse(bad: npt.NDArray[Any] | np.bool_, reason: str, values: npt.NDArray[Any] | None = None) -> None:
     """Raise a PromptError for the first True of ``bad`` (P,), with its row of ``values`` where that helps."""
     rows = np.flatnonzero(bad)
@@ -88,7 +97,13 @@ def _refuse(bad: npt.NDArray[Any] | np.bool_, reason: str, values: npt.NDArray[A
 
 
 def chunks(
-    prompts: Prompts, frame: Frame, mask_hw: tuple[int, int], chunk: int, device: torch.device
+    prompts: Prompts,
+    frame: Frame,
+    mask_hw: tuple[int, int],
+    chunk: int,
+    device: torch.device,
+    *,
+    raw_masks: bool = False,
 ) -> Iterator[tuple[Int, PromptTensors]]:
     """Yield (indices into ``prompts``, tensors) of at most ``chunk`` alike prompts each, covering all once.
 
@@ -98,6 +113,7 @@ def chunks(
         mask_hw: size of the mask that the prompt encoder takes.
         chunk: the most prompts in one call of the model.
         device: where the tensors go.
+        raw_masks: the masks are (P, *mask_hw) logits over the model's padded input, to be taken as they are.
     """
     count = (prompts.point_labels >= 0).sum(axis=1)
     signature = np.stack([prompts.has_box, count, prompts.has_mask, prompts.has_text], axis=1).astype(np.int64)
@@ -106,7 +122,7 @@ def chunks(
         members = np.flatnonzero(group.reshape(-1) == number)
         for start in range(0, len(members), chunk):
             index = members[start : start + chunk]
-            yield index, _tensors(prompts, index, tuple(kinds[number]), frame, mask_hw, device)
+            yield index, _tensors(prompts, index, tuple(kinds[number]), frame, None if raw_masks else mask_hw, device)
 
 
 def _tensors(
@@ -114,10 +130,13 @@ def _tensors(
     index: Int,
     kind: tuple[int, ...],
     frame: Frame,
-    mask_hw: tuple[int, int],
+    mask_hw: tuple[int, int] | None,
     device: torch.device,
 ) -> PromptTensors:
-    """Return the alike prompts at ``index`` as tensors; ``kind`` is (has box, points, has mask, has text)."""
+    """Return the alike prompts at ``index`` as tensors.
+
+    ``kind`` is (has box, points, has mask, has text); ``mask_hw`` is None for masks to be taken as they are.
+    """
     has_box, n_points, has_mask, has_text = kind
     points = labels = boxes = masks = text = None
     if n_points:
@@ -128,7 +147,8 @@ def _tensors(
     if has_box:
         boxes = _to(geometry.to_input(prompts.boxes_xyxy[index], frame), torch.float32, device)
     if has_mask and prompts.mask_logits is not None:
-        masks = mask_inputs(_to(prompts.mask_logits[index], torch.float32, device), frame, mask_hw)
+        given_masks = _to(prompts.mask_logits[index], torch.float32, device)
+        masks = given_masks[:, None] if mask_hw is None else mask_inputs(given_masks, frame, mask_hw)
     if has_text and prompts.text_tokens is not None:
         text = _to(prompts.text_tokens[index], torch.float32, device)
     return PromptTensors(len(index), points, labels, boxes, masks, text)

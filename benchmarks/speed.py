@@ -1,0 +1,190 @@
+"""How long it takes: ratios within one run, and seconds on this machine.
+
+    python benchmarks/speed.py [--preset nano] [--repeats 9]
+
+All measurements are interleaved and given as medians; every repeat opens a picture never seen before
+(640 × 480, JPEG bytes), so no cache helps the first answer. Writes ``results/speed.md`` and ``.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TypeVar
+
+import cv2
+import numpy as np
+
+from textseg import build
+from textseg.config import read_preset
+from textseg.evaluate import report
+from textseg.evaluate.machine import machine_info, machine_line, weights_hashes
+from textseg.pipeline import Pipeline
+
+logger = logging.getLogger("speed")
+T = TypeVar("T")
+RESULTS = Path(__file__).resolve().parent / "results"
+SIZE_HW = (480, 640)
+COLORS = ("red", "blue", "green", "yellow", "black", "white", "orange", "pink", "purple", "brown")
+NOUNS = ("car", "dog", "chair", "bottle", "shoe", "apple", "bus", "hat", "cup", "tree")
+
+_COLD = """
+import json, resource, sys, time
+import textseg
+pipeline = textseg.load(sys.argv[1])
+result = pipeline(sys.argv[2], "the red car")
+seconds = {name: round(value, 4) for name, value in result.seconds.items()}
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+print(json.dumps({"masks": len(result), "peak_mib": round(peak, 1), "seconds": seconds}))
+"""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One figure: must be at most ``limit`` where there is one."""
+
+    name: str
+    value: float
+    unit: str
+    limit: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """ "reached", "missed" or nothing."""
+        return "" if self.limit is None else "reached" if self.value <= self.limit else "missed"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the measurements from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="nano")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--starts", type=int, default=3, help="how often a fresh process is started")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for speed.md and speed.json")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    settings = read_preset(options.preset)
+    measures = warm(build.load(settings), options.repeats)
+    measures += cold(options.preset, options.starts)
+    command = f"python benchmarks/speed.py --preset {options.preset} --repeats {options.repeats}"
+    text = as_markdown(measures, command)
+    logger.info("%s", text)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "speed.md").write_text(text, encoding="utf-8")
+    record = {"command": command, "machine": machine_info(), "weights": weights_hashes(settings)}
+    rows = [{**vars(m), "verdict": m.verdict} for m in measures]
+    report.write_json(options.out / "speed.json", {**record, "measures": rows})
+
+
+def warm(pipeline: Pipeline, repeats: int) -> list[Measure]:
+    """Return the ratios and seconds of loaded models; one unmeasured round goes before."""
+    times: dict[str, list[float]] = {}
+    for repeat in range(-1, repeats):
+        for name, value in _round(pipeline, repeat).items():
+            if repeat >= 0:
+                times.setdefault(name, []).append(value)
+    mid = {name: median(values) for name, values in times.items()}
+    ratio = {
+        name: median(a / b for a, b in zip(times[over], times[under], strict=True))
+        for name, over, under in (("second", "next", "first"), ("ten", "first ten", "first"), ("many", "ten", "next"))
+    }
+    return [
+        Measure("second phrase on an opened picture / first", ratio["second"], "", 0.2),
+        Measure("ten phrases in one call / one phrase, new picture", ratio["ten"], "", 2.0),
+        Measure("ten phrases in one call / one phrase, opened picture", ratio["many"], ""),
+        Measure("ranking / whole, first answer", mid["rank share"], "", 0.25),
+        Measure("ranking / whole, next phrase", mid["rank share next"], ""),
+        Measure("first answer", mid["first"], "s", 0.5),
+        Measure("next phrase", mid["next"], "s", 0.1),
+        Measure("ten phrases, new picture", mid["first ten"], "s"),
+        Measure("ten phrases, opened picture", mid["ten"], "s"),
+        *(Measure(f"stage {name[6:]}, first answer", v, "s") for name, v in mid.items() if name.startswith("stage ")),
+    ]
+
+
+def cold(preset: str, starts: int) -> list[Measure]:
+    """Return the seconds from process start to mask, and the peak of resident memory, of fresh processes."""
+    seconds, peaks = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for start in range(starts):
+            path = Path(folder) / f"{start}.jpg"
+            path.write_bytes(_picture(10_000 + start))
+            begun = time.perf_counter()
+            done = subprocess.run(
+                [sys.executable, "-c", _COLD, preset, str(path)], check=True, capture_output=True, text=True
+            )
+            seconds.append(time.perf_counter() - begun)
+            peaks.append(json.loads(done.stdout.splitlines()[-1])["peak_mib"])
+    return [
+        Measure("process start to mask", median(seconds), "s", 6.0),
+        Measure("peak resident memory", max(peaks) / 1024, "GiB", 1.5),
+    ]
+
+
+def as_markdown(measures: Sequence[Measure], command: str) -> str:
+    """Return the table with the machine and the command."""
+    import torch
+
+    lines = ["# Speed", "", f"`{command}`", "", f"{machine_line()}, {torch.get_num_threads()} torch threads", ""]
+    lines += ["| what | figure | at most | |", "|---|---:|---:|---|"]
+    for m in measures:
+        limit = "" if m.limit is None else f"{m.limit:g} {m.unit}".strip()
+        lines.append(f"| {m.name} | {f'{m.value:.3f} {m.unit}'.strip()} | {limit} | {m.verdict} |")
+    lines += ["", "Medians of interleaved repeats; 640 × 480, models loaded unless a process start is named.", ""]
+    return "\n".join(lines)
+
+
+def _round(pipeline: Pipeline, repeat: int) -> dict[str, float]:
+    """Return one repeat's seconds: first answer, next phrase, ten phrases on a new and on the opened picture."""
+    noun = NOUNS[repeat % len(NOUNS)]
+    data, other = _picture(2 * repeat + 2), _picture(2 * repeat + 3)
+    first, picture_result = _timed(lambda: pipeline.open(data).segment(f"the red {noun}"))
+    picture = pipeline.open(data)
+    following, next_result = _timed(lambda: picture.segment(f"the blue {noun}"))
+    ten = [f"the {color} {noun}" for color in COLORS]
+    opened_ten, _ = _timed(lambda: picture.segment([f"a {color} {noun}" for color in COLORS]))
+    first_ten, _ = _timed(lambda: pipeline.open(other).segment(ten))
+    stages = {f"stage {name}": value for name, value in picture_result.seconds.items()}
+    return {
+        "first": first,
+        "next": following,
+        "ten": opened_ten,
+        "first ten": first_ten,
+        "rank share": picture_result.seconds["rank"] / first,
+        "rank share next": next_result.seconds["rank"] / following,
+        **stages,
+    }
+
+
+def _timed(call: Callable[[], T]) -> tuple[float, T]:
+    begun = time.perf_counter()
+    value = call()
+    return time.perf_counter() - begun, value
+
+
+def _picture(seed: int) -> bytes:
+    """Return the JPEG of a 640 × 480 picture of plain ellipses and boxes on noise; another for each seed."""
+    rng = np.random.default_rng(seed + 1000)
+    h, w = SIZE_HW
+    canvas = cv2.resize(rng.integers(60, 200, (12, 16, 3), dtype=np.uint8), (w, h), interpolation=cv2.INTER_CUBIC)
+    for _ in range(6):
+        color = tuple(int(c) for c in rng.integers(0, 255, 3))
+        x, y, a, b = int(rng.integers(w)), int(rng.integers(h)), int(rng.integers(20, 120)), int(rng.integers(20, 90))
+        if rng.random() < 0.5:
+            cv2.ellipse(canvas, (x, y), (a, b), float(rng.uniform(0, 180)), 0, 360, color, -1)
+        else:
+            cv2.rectangle(canvas, (x - a, y - b), (x + a, y + b), color, -1)
+    return bytes(cv2.imencode(".jpg", canvas)[1].tobytes())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""The benchmarks run on the fakes: no figure of theirs means anything here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import ablation, speed
+from tests.fakes import fake_pipeline
+from textseg.evaluate.pages import Material
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
+
+
+def test_ablation_has_a_line_for_every_ranking(data_root: Path) -> None:
+    lines = ablation.ablate(fake_pipeline(), Material(data_root), 8)
+    assert [line.name for line in lines] == list(ablation.RANKINGS)
+    text = ablation.as_markdown(lines, "command")
+    assert "| all |" in text and "On choosing the right object" in text
+
+
+def test_ablation_without_a_text_prompt(data_root: Path) -> None:
+    lines = ablation.ablate(fake_pipeline(text_prompt=None), Material(data_root), 8)
+    assert [line.name for line in lines] == [name for name, (_, text) in ablation.RANKINGS.items() if not text]
+
+
+def test_speed_measures_ratios() -> None:
+    measures = speed.warm(fake_pipeline(), 1)
+    assert all(m.value > 0 for m in measures)
+    text = speed.as_markdown(measures, "command")
+    assert "second phrase on an opened picture / first" in text and "| first answer |" in text

@@ -1,0 +1,95 @@
+"""``textseg everything`` and ``textseg edges`` on the fakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from tests.fakes import fake_pipeline, scene
+from textseg import cli_everything, sa1b
+from textseg.errors import ConfigError, DataError, TextsegError
+
+app = typer.Typer()
+app.command("everything")(cli_everything.everything)
+app.command("edges")(cli_everything.edges)
+
+
+@pytest.fixture(autouse=True)
+def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("textseg.build.load", lambda *args, **options: fake_pipeline())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder of two pictures, one of them in a folder of its own."""
+    (tmp_path / "in" / "more").mkdir(parents=True)
+    PIL.Image.fromarray(scene()).save(tmp_path / "in" / "a.png")
+    PIL.Image.fromarray(scene(boxes={"red": (10, 10, 60, 60)})).save(tmp_path / "in" / "more" / "b.png")
+    return tmp_path / "in"
+
+
+def run(*arguments: Any) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if isinstance(result.exception, TextsegError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_a_picture_with_names(folder: Path, tmp_path: Path) -> None:
+    words = tmp_path / "words.txt"
+    words.write_text("# colours\nthe red box\n\nthe blue box\n", encoding="utf-8")
+    said = run("everything", folder / "a.png", "--vocabulary", words, "--points-per-side", 8, "-o", tmp_path / "out")
+    assert "64 prompts" in said and "the red box" in said
+    written = sa1b.read(tmp_path / "out" / "a.json")
+    assert {"the red box", "the blue box"} <= {one["label"] for one in written.annotations}
+    assert (tmp_path / "out" / "a_overlay.png").is_file()
+
+
+def test_a_folder_as_sa1b_resumes(folder: Path, tmp_path: Path) -> None:
+    arguments = ("everything", folder, "--format", "sa1b", "--points-per-side", 4, "-o", tmp_path / "out")
+    (folder / "c.jpg").write_bytes(b"no picture")
+    said = run(*arguments)
+    assert "left out" in said and "1 of 3 pictures could not be read" in said
+    names = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert names == ["a.json", "more/b.json"]
+    (tmp_path / "out" / "a.json").unlink()
+    (folder / "c.jpg").unlink()
+    said = run(*arguments)
+    assert "a.png" in said and "b.png" not in said
+    assert "nothing to do" in run(*arguments)
+
+
+@pytest.mark.parametrize("extra", [("--tile", 64), ("--refine",), ("--crop-n-layers", 1, "--min-mask-region-area", 5)])
+def test_options(folder: Path, tmp_path: Path, extra: tuple[Any, ...]) -> None:
+    run("everything", folder / "a.png", "--points-per-side", 4, "-o", tmp_path / "out", *extra)
+    assert len(sa1b.read(tmp_path / "out" / "a.json")) > 0
+
+
+def test_edges(folder: Path, tmp_path: Path) -> None:
+    run("edges", folder / "a.png", "--points-per-side", 4, "-o", tmp_path / "out")
+    drawn = np.asarray(PIL.Image.open(tmp_path / "out" / "a_edges.png"))
+    assert drawn.shape == (96, 128) and drawn.max() == 255
+
+
+def test_bad_input(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'sa1b'"):
+        run("everything", folder, "--format", "sa-1b")
+    with pytest.raises(ConfigError, match="1,396,736 prompts"):
+        run("everything", folder, "--points-per-side", 64, "--crop-n-layers", 4)
+    with pytest.raises(DataError, match="vocabulary"):
+        run("everything", folder, "--vocabulary", tmp_path / "none.txt")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no pictures"):
+        run("everything", tmp_path / "empty")
+    with pytest.raises(TextsegError, match="no such file"):
+        run("everything", tmp_path / "none.jpg", "-o", tmp_path / "out")
+    PIL.Image.fromarray(scene()).save(folder / "a.jpg")
+    with pytest.raises(DataError, match="rename one"):
+        run("everything", folder, "-o", tmp_path / "out")

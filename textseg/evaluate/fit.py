@@ -1,0 +1,194 @@
+"""Fit the ranking: weights, bias, stand-ins for missing parts, and the threshold.
+
+Candidates of one half of the validation pictures (even positions) are fitted, the other half is reported.
+A candidate is good when it overlaps what the phrase means (together or one thing of it) by IoU 0.5; phrases
+that are absent give bad ones only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from textseg.errors import DataError
+from textseg.evaluate import metrics, photo_pages, scene_pages
+from textseg.evaluate.collect import Row, collect, stack
+from textseg.evaluate.logistic import fit_logistic
+from textseg.evaluate.pages import Material, Page
+from textseg.pipeline import Pipeline
+from textseg.rank import LOG_ODDS_LIMIT, PARTS, RankConfig, fuse, log_odds
+from textseg.types import Bool, Float
+
+FIT_PAGES: dict[str, Callable[[Material, int | None], Iterator[Page]]] = {
+    "scenes_color": scene_pages.color_pages,
+    "scenes_nouns": scene_pages.noun_pages,
+    "ccp": photo_pages.garment_pages,
+    "ccp_color": photo_pages.garment_color_pages,
+    "coco": photo_pages.class_pages,
+    "cars_color": photo_pages.car_color_pages,
+}
+"""Sets that candidates are collected from. ("car" alone is not: the car folders leave cars unlabelled.)"""
+
+GOOD_IOU = 0.5
+THRESHOLDS = tuple(round(0.02 * i, 2) for i in range(1, 50))
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a threshold gives: mean union IoU of present phrases, and how often absent ones get no mask."""
+
+    threshold: float
+    iou: float
+    not_there: float
+
+
+@dataclass(frozen=True)
+class RankFit:
+    """A fitted ranking and what it is worth on the pictures it was not fitted on.
+
+    Attributes:
+        config: the ranking's settings with weights, missing and threshold filled in.
+        curve: thresholds of the fitting half; report: figures of the other half, by name.
+    """
+
+    config: RankConfig
+    curve: tuple[Point, ...]
+    report: dict[str, float]
+
+    def yaml(self) -> str:
+        """Return the lines for a preset's YAML."""
+        weights = ", ".join(f"{name}: {value:.3f}" for name, value in self.config.weights.items())
+        missing = ", ".join(f"{name}: {value:.3f}" for name, value in self.config.missing.items())
+        return (
+            f"rank:\n  threshold: {self.config.threshold:g}\n"
+            f"  weights: {{{weights}}}\n  missing: {{{missing}}}\n"
+        )
+
+    def summary(self) -> str:
+        """Return the report and a short curve, one figure a line."""
+        lines = [f"{name}: {value:.3f}" for name, value in self.report.items()]
+        for point in self.curve[4::5]:
+            lines.append(f"threshold {point.threshold:.2f}: IoU {point.iou:.3f}, not there {point.not_there:.3f}")
+        return "\n".join(lines)
+
+    def apply(self, pipeline: Pipeline) -> Pipeline:
+        """Return a pipeline that ranks so."""
+        return pipeline.with_config(replace(pipeline.config, rank=self.config))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        report = {name: None if math.isnan(value) else round(value, 5) for name, value in self.report.items()}
+        curve = [{"threshold": p.threshold, "iou": p.iou, "not_there": p.not_there} for p in self.curve]
+        ranking = {"weights": dict(self.config.weights), "missing": dict(self.config.missing)}
+        return {"threshold": self.config.threshold, **ranking, "report": report, "curve": curve, "yaml": self.yaml()}
+
+
+def fit_preset(pipeline: Pipeline, material: Material, limit: int | None = None) -> RankFit:
+    """Collect the candidates of every set of ``FIT_PAGES`` and fit the pipeline's ranking.
+
+    Raises:
+        DataError: the pictures gave no good or no bad candidate.
+    """
+    rows = [row for make in FIT_PAGES.values() for row in collect(pipeline, make(material, limit))]
+    return fit_rows(rows, pipeline.config.rank)
+
+
+def fit_rows(
+    rows: Sequence[Row], base: RankConfig, parts: Sequence[str] = PARTS, *, absent_weight: float = 0.25
+) -> RankFit:
+    """Fit weights and threshold on the even pages and report on the odd ones.
+
+    Args:
+        rows: the collected candidates.
+        base: settings that stay as they are (duplicates, budgets …).
+        parts: which parts may have a weight; the others get 0.
+        absent_weight: what a rightly empty answer counts beside the IoU of a present phrase when the
+            threshold is chosen, 0..1. At 0 nothing would speak against accepting everything.
+    """
+    fitting, reporting = halves(rows)
+    values, overlaps = stack(fitting)
+    config = _weights(values, overlaps >= GOOD_IOU, base, parts)
+    curve = threshold_curve(fitting, config)
+    best = max(curve, key=lambda point: (1 - absent_weight) * point.iou + absent_weight * point.not_there)
+    config = replace(config, threshold=best.threshold)
+    return RankFit(config, curve, _report(reporting, config))
+
+
+def halves(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Return the rows of even pages (to fit) and of odd pages (to report)."""
+    return [r for r in rows if r.page % 2 == 0], [r for r in rows if r.page % 2 == 1]
+
+
+def scores_of(row: Row, config: RankConfig) -> Float:
+    """Return float32 (M,): the row's fused scores under other settings."""
+    return fuse({name: row.parts[:, i] for i, name in enumerate(PARTS)}, config)
+
+
+def threshold_curve(rows: Sequence[Row], config: RankConfig) -> tuple[Point, ...]:
+    """Return what each of ``THRESHOLDS`` gives; sets count alike, whatever their size."""
+    ious: dict[str, list[Float]] = {}
+    empty: list[Float] = []
+    grid = np.array(THRESHOLDS, np.float32)
+    for row in rows:
+        if not row.has_masks:
+            continue
+        scores, unions = row.choose(scores_of(row, config), config)
+        kept = (scores[None] >= grid[:, None]).sum(axis=1)  # (thresholds,): scores fall, so a count is a prefix
+        if row.present:
+            ious.setdefault(row.set, []).append(np.append(np.float32(0), unions)[kept])
+        else:
+            empty.append((kept == 0).astype(np.float32))
+    mean_iou = np.mean([np.mean(v, axis=0) for v in ious.values()], axis=0) if ious else np.zeros(len(grid))
+    not_there = np.mean(empty, axis=0) if empty else np.ones(len(grid))
+    return tuple(Point(t, float(i), float(e)) for t, i, e in zip(THRESHOLDS, mean_iou, not_there, strict=True))
+
+
+def _weights(values: Float, good: Bool, base: RankConfig, parts: Sequence[str]) -> RankConfig:
+    """Return ``base`` with fitted weights and stand-ins.
+
+    A missing part first gets an indicator with a weight of its own; the stand-in that amounts to the same is
+    read from it (the part's mean where the part has no weight), and the rest is fitted again with it.
+    """
+    if not good.any() or good.all():
+        raise DataError(f"{len(good)} candidates, {int(good.sum())} of them good: nothing to fit; give more pictures")
+    used = [PARTS.index(name) for name in parts]
+    gone = np.isnan(values[:, used])
+    odds = np.where(gone, 0.0, log_odds(np.nan_to_num(values[:, used], nan=0.5))).astype(np.float64)
+    bound = np.append(np.ones(len(used), bool), np.zeros(len(used), bool))
+    coefficients, _ = fit_logistic(np.hstack([odds, gone]), good.astype(float), nonnegative=bound)
+    stand_in = np.zeros(len(used))
+    for k in range(len(used)):
+        known = odds[~gone[:, k], k]
+        stand_in[k] = known.mean() if len(known) else 0.0
+        if gone[:, k].any() and coefficients[k] > 0.02:
+            stand_in[k] = coefficients[len(used) + k] / coefficients[k]
+    stand_in = np.clip(stand_in, -LOG_ODDS_LIMIT, LOG_ODDS_LIMIT)
+    filled = np.where(gone, stand_in, odds)
+    weights, bias = fit_logistic(filled, good.astype(float), nonnegative=np.ones(len(used), bool))
+    table = dict.fromkeys(PARTS, 0.0) | {PARTS[i]: round(float(w), 4) for i, w in zip(used, weights, strict=True)}
+    missing = dict.fromkeys(PARTS, 0.5)
+    missing |= {PARTS[i]: round(float(1 / (1 + np.exp(-s))), 4) for i, s in zip(used, stand_in, strict=True)}
+    return replace(base, weights={"bias": round(bias, 4), **table}, missing=missing)
+
+
+def _report(rows: Sequence[Row], config: RankConfig) -> dict[str, float]:
+    """Return the figures of the rows: calibration, AUROC of the fusion and of each part alone, IoU, "not there"."""
+    values, overlaps = stack(rows)
+    good = overlaps >= GOOD_IOU
+    fused = fuse({name: values[:, i] for i, name in enumerate(PARTS)}, config)
+    report = {
+        "candidates": float(len(good)),
+        "good share": metrics.mean(good.astype(float).tolist()),
+        "calibration error": metrics.calibration_error(fused, good.astype(np.float32)),
+        "AUROC fused": metrics.auroc(fused[good].tolist(), fused[~good].tolist()),
+    }
+    for i, name in enumerate(PARTS):
+        known = ~np.isnan(values[:, i])
+        part, label = values[known, i], good[known]
+        report[f"AUROC {name} alone"] = metrics.auroc(part[label].tolist(), part[~label].tolist())
+    at = next(p for p in threshold_curve(rows, config) if p.threshold == config.threshold)
+    return {**report, "mean union IoU": at.iou, "absent and empty": at.not_there, "threshold": at.threshold}

@@ -1,0 +1,79 @@
+"""What a figure was measured on: the machine, the versions, and the weights by their hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import textseg
+from textseg.build import resolve
+from textseg.config import Preset
+
+_LIBRARIES = ("torch", "transformers", "open_clip_torch", "numpy", "opencv-python-headless")
+
+
+def machine_info() -> dict[str, Any]:
+    """Return JSON-ready facts: processor, cores that may be used, memory, Python and library versions."""
+    versions = {}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": _memory_gib(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "textseg": textseg.__version__,
+        "libraries": versions,
+    }
+
+
+def machine_line() -> str:
+    """Return the same in one line, for the head of a table."""
+    info = machine_info()
+    torch = info["libraries"].get("torch", "none")
+    memory = f", {info['memory_gib']} GiB" if info["memory_gib"] else ""
+    return f"{info['processor']}, {info['cores']} cores{memory}, Python {info['python']}, torch {torch}"
+
+
+def weights_hashes(preset: Preset) -> dict[str, str]:
+    """Return role/file → SHA-256 (first 16 hex digits) of every weights file that lies on this disk.
+
+    A model that is loaded from the hub is given by its id.
+    """
+    found: dict[str, str] = {}
+    for role in ("clip", "detector", "segmenter", "text_prompt"):
+        model = getattr(preset, role)
+        if model is None:
+            continue
+        place = Path(resolve(model.model))
+        if not place.exists():
+            found[role] = model.model
+            continue
+        files = sorted(place.rglob("*.safetensors")) if place.is_dir() else [place]
+        for file in files:
+            found[f"{role}/{file.name}"] = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    return found
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory_gib() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (ValueError, OSError, AttributeError):
+        return None

@@ -1,0 +1,296 @@
+"""Crops and phrases for nano CLIP: every crop of a batch against every phrase of the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from textseg.train import nouns
+from textseg.train.colors import COLORS
+from textseg.train.data import LabelledObject, PhotoSet
+from textseg.train.phrases import phrase
+from textseg.train.scenes import SceneComposer, SceneConfig, load_cutouts, photo_cutouts
+from textseg.train.vocab import NanoTokenizer, all_nouns
+
+FILL_RGB = (122, 117, 104)
+"""What stands outside of a mask: the mean colour of CLIP's own preprocessing, so 0 once normalised."""
+
+ANY_THING = ("thing", "object")
+BACKGROUND = "background"
+"""Crops that show no labelled thing are positives of this word and negatives of all others."""
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One square picture of one thing (or of background, where `names` is empty)."""
+
+    image_rgb: NDArray[np.uint8]
+    names: frozenset[str]
+    name: str
+    color: str | None
+
+
+def cut_crop(
+    image_rgb: NDArray[np.uint8],
+    box_xyxy: NDArray[np.float32],
+    mask: NDArray[np.bool_] | None,
+    side: int,
+    *,
+    grow: float = 1.2,
+    shift: tuple[float, float] = (0.0, 0.0),
+) -> NDArray[np.uint8]:
+    """A (side, side, 3) uint8 crop around a box, `grow` times its longer side, square.
+
+    Where `mask` (H, W) bool is given, all outside of it becomes `FILL_RGB`, as does what lies
+    outside of the picture. `shift` moves the centre, in shares of the crop.
+    """
+    x0, y0, x1, y1 = (float(v) for v in box_xyxy)
+    length = max(8.0, grow * max(x1 - x0, y1 - y0))
+    left = (x0 + x1) / 2 + shift[0] * length - length / 2
+    top = (y0 + y1) / 2 + shift[1] * length - length / 2
+    height, width = image_rgb.shape[:2]
+    a, b = max(0, round(left)), max(0, round(top))
+    c, d = min(width, round(left + length)), min(height, round(top + length))
+    canvas = np.full((side, side, 3), FILL_RGB, np.uint8)
+    scale = side / length
+    u0, v0 = round((a - left) * scale), round((b - top) * scale)
+    u1, v1 = round((c - left) * scale), round((d - top) * scale)
+    u0, v0, u1, v1 = max(0, u0), max(0, v0), min(side, u1), min(side, v1)
+    if c - a < 1 or d - b < 1 or u1 - u0 < 1 or v1 - v0 < 1:
+        return canvas
+    kind = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    part = cv2.resize(image_rgb[b:d, a:c], (u1 - u0, v1 - v0), interpolation=kind)
+    if mask is None:
+        canvas[v0:v1, u0:u1] = part
+        return canvas
+    near = mask[b:d, a:c].astype(np.uint8)
+    inside = cv2.resize(near, (u1 - u0, v1 - v0), interpolation=cv2.INTER_NEAREST) > 0
+    canvas[v0:v1, u0:u1][inside] = part[inside]
+    return canvas
+
+
+class NounTable:
+    """For sets of names: which nouns of a fixed vocabulary are meant (1), not meant (0), unknown (-1)."""
+
+    def __init__(self, vocabulary: Sequence[str], certain: frozenset[frozenset[str]]) -> None:
+        """`certain` holds the sets of names whose broad words ("animal") are complete: the cut-outs'."""
+        self.vocabulary = (*vocabulary, *ANY_THING, BACKGROUND)
+        self.index = {noun: i for i, noun in enumerate(self.vocabulary)}
+        self._certain = certain
+        self._rows: dict[frozenset[str], NDArray[np.int8]] = {}
+
+    def row(self, names: frozenset[str]) -> NDArray[np.int8]:
+        """(V,) int8 over the vocabulary."""
+        if names not in self._rows:
+            self._rows[names] = self._make(names)
+        return self._rows[names]
+
+    def _make(self, names: frozenset[str]) -> NDArray[np.int8]:
+        row = np.zeros(len(self.vocabulary), dtype=np.int8)
+        if not names:
+            row[self.index[BACKGROUND]] = 1
+            return row
+        certain = names in self._certain
+        for noun, i in self.index.items():
+            if noun in names or noun in ANY_THING:
+                row[i] = 1
+            elif nouns.may_be(noun, names) or (noun in nouns.GENERIC and not certain):
+                row[i] = -1
+        row[self.index[BACKGROUND]] = 0
+        return row
+
+    def targets(
+        self, crops: Sequence[Crop], phrases: Sequence[tuple[str, str | None]]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(N, M) targets in {0, 1} and (N, M) weights in {0, 1}: 0 where nobody knows."""
+        columns = np.array([self.index[noun] for noun, _ in phrases])
+        known = np.stack([self.row(crop.names) for crop in crops])[:, columns]  # (N, M)
+        asked = np.array([-1 if c is None else COLORS.index(c) for _, c in phrases])[None]
+        has = np.array([-1 if c.color is None else COLORS.index(c.color) for c in crops])[:, None]
+        with_color = np.broadcast_to(asked >= 0, known.shape)
+        other = with_color & (has >= 0) & (has != asked)
+        doubtful = with_color & (has < 0) & (known == 1)
+        known = np.where(other, 0, np.where(doubtful, -1, known))
+        return (known == 1).astype(np.float32), (known >= 0).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class CropConfig:
+    """What a batch is made of. Shares are of the crops and need not sum to 1."""
+
+    side: int = 112
+    batch: int = 128
+    extra_phrases: int = 24
+    scene_size: int = 256
+    shares: tuple[tuple[str, float], ...] = (
+        ("scene", 0.45),
+        ("coco", 0.18),
+        ("ccp", 0.14),
+        ("caltech", 0.10),
+        ("boxes", 0.09),
+        ("background", 0.04),
+    )
+    masked_probability: float = 0.55
+    color_probability: float = 0.45
+
+
+class CropSource:
+    """Draws crops from the training split of every set under `root`."""
+
+    def __init__(self, root: Path, config: CropConfig) -> None:
+        self.config = config
+        self._backgrounds = PhotoSet.load(root, "background", "train")
+        self._sets = {
+            "coco": PhotoSet.load(root, "coco", "train"),
+            "ccp": PhotoSet.load(root, "ccp", "train"),
+            "caltech": PhotoSet.load(root, "caltech", "train", max_side=176),
+        }
+        boxes = [PhotoSet.load(root, n, "train") for n in ("vehicles", "plates", "fruit", "bottles")]
+        self._boxes = boxes
+        self._box_places = {s.name: [(i, j) for i, j, _ in s.places(least_side=24)] for s in boxes}
+        self._cutouts = load_cutouts(root / "fluent", max_side=160)
+        pasted = [*photo_cutouts(self._sets["coco"]), *photo_cutouts(self._sets["ccp"])]
+        scene = SceneConfig(
+            size_hw=(config.scene_size, config.scene_size),
+            objects=(2, 6),
+            photo_probability=0.08,
+            scale=(0.18, 0.6),
+        )
+        self._composer = SceneComposer(self._cutouts, list(self._backgrounds), scene, pasted)
+        certain = frozenset(c.names for c in self._cutouts)
+        self.table = NounTable(sorted(all_nouns(root)), certain)
+        self.plain_nouns = sorted(n for n in all_nouns(root))
+        self._by_class = {n: _index_by_class(s) for n, s in self._sets.items()}
+
+    def crops(self, rng: np.random.Generator) -> list[Crop]:
+        """One batch of crops."""
+        config = self.config
+        total = sum(share for _, share in config.shares)
+        found: list[Crop] = []
+        for kind, share in config.shares:
+            wanted = round(config.batch * share / total)
+            found.extend(self._draw(kind, wanted, rng))
+        while len(found) < config.batch:
+            found.extend(self._draw("scene", 1, rng))
+        return found[: config.batch]
+
+    def _draw(self, kind: str, count: int, rng: np.random.Generator) -> list[Crop]:
+        found: list[Crop] = []
+        while len(found) < count:
+            if kind == "scene":
+                sample = self._composer.compose(rng)
+                things = [t for t in sample.objects if not t.crowd and t.mask is not None]
+                found.extend(self._crop(sample.image_rgb, t, rng) for t in things)
+            elif kind == "background":
+                found.append(self._background(rng))
+            elif kind == "boxes":
+                photos = self._boxes[int(rng.choice(4, p=(0.42, 0.28, 0.2, 0.1)))]
+                places = self._box_places[photos.name]
+                i, j = places[int(rng.integers(len(places)))]
+                found.append(self._crop(*photos.one(i, j), rng))
+            else:
+                found.append(self._photo(kind, rng))
+        return found[:count]
+
+    def _photo(self, kind: str, rng: np.random.Generator) -> Crop:
+        """A thing of a photograph; rare classes come more often than their share."""
+        classes = self._by_class[kind]
+        weights = np.array([len(v) for v in classes.values()], dtype=float) ** 0.6
+        chosen = int(rng.choice(len(classes), p=weights / weights.sum()))
+        places = list(classes.values())[chosen]
+        i, j = places[int(rng.integers(len(places)))]
+        return self._crop(*self._sets[kind].one(i, j), rng)
+
+    def _crop(self, image_rgb: NDArray[np.uint8], thing: LabelledObject, rng: np.random.Generator) -> Crop:
+        config = self.config
+        masked = thing.mask is not None and rng.random() < config.masked_probability
+        grow = float(rng.uniform(1.0, 1.4) if masked or rng.random() < 0.5 else rng.uniform(1, 2))
+        shift = (float(rng.normal(0, 0.03)), float(rng.normal(0, 0.03)))
+        if thing.mask is None:
+            grow = float(rng.uniform(0.9, 1.25))
+        image = cut_crop(image_rgb, thing.box_xyxy, thing.mask if masked else None, config.side, grow=grow, shift=shift)
+        return Crop(_jitter(image, rng), thing.names, thing.name, thing.color)
+
+    def _background(self, rng: np.random.Generator) -> Crop:
+        sample = self._backgrounds[int(rng.integers(len(self._backgrounds)))]
+        height, width = sample.image_rgb.shape[:2]
+        length = rng.uniform(0.2, 0.9) * min(height, width)
+        x, y = rng.uniform(0, width - length), rng.uniform(0, height - length)
+        box = np.array([x, y, x + length, y + length], dtype=np.float32)
+        image = cut_crop(sample.image_rgb, box, None, self.config.side, grow=1.0)
+        return Crop(_jitter(image, rng), frozenset(), BACKGROUND, None)
+
+    def phrases(self, crops: Sequence[Crop], rng: np.random.Generator) -> list[tuple[str, str | None]]:
+        """About two (noun, colour) pairs per crop, each once: what it is, and something it is not."""
+        pairs: dict[tuple[str, str | None], None] = {(BACKGROUND, None): None}
+        for crop in crops:
+            if not crop.names:
+                continue
+            names = sorted(crop.names)
+            noun = crop.name if rng.random() < 0.6 else names[int(rng.integers(len(names)))]
+            if crop.color and rng.random() < 0.06:
+                noun = ANY_THING[int(rng.integers(len(ANY_THING)))]
+            color = crop.color if rng.random() < self.config.color_probability else None
+            pairs[(noun, color)] = None
+            if crop.color and rng.random() < 0.3:
+                wrong = COLORS[int(rng.integers(len(COLORS)))]
+                pairs[(noun, wrong)] = None
+        for i in rng.integers(len(self.plain_nouns), size=self.config.extra_phrases):
+            pairs[(self.plain_nouns[int(i)], None)] = None
+        return list(pairs)
+
+
+def _index_by_class(photos: PhotoSet) -> dict[str, list[tuple[int, int]]]:
+    """Class → (picture, label) places, without crowds and things under 14 pixels."""
+    places: dict[str, list[tuple[int, int]]] = {}
+    for i, j, name in photos.places(least_side=14):
+        places.setdefault(name, []).append((i, j))
+    return places
+
+
+def _jitter(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Flip, brightness, contrast and a little blur; hues stay, since phrases name colours."""
+    if rng.random() < 0.5:
+        image = image[:, ::-1]
+    if rng.random() < 0.6:
+        gain, bias = rng.uniform(0.85, 1.15), rng.uniform(-12, 12)
+        image = np.asarray(cv2.convertScaleAbs(np.ascontiguousarray(image), alpha=gain, beta=bias), np.uint8)
+    if rng.random() < 0.15:
+        image = np.asarray(cv2.GaussianBlur(np.ascontiguousarray(image), (3, 3), 0.8), np.uint8)
+    return np.ascontiguousarray(image)
+
+
+class CropBatches(IterableDataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
+    """Endless batches: images (N, 3, S, S) uint8, ids (M, L) int64, targets and weights (N, M) float32."""
+
+    def __init__(self, root: str | Path, tokenizer_json: str | Path, config: CropConfig, seed: int) -> None:
+        self._source = CropSource(Path(root), config)
+        self._tokenizer_json = str(tokenizer_json)
+        self._seed = seed
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        cv2.setNumThreads(1)
+        torch.set_num_threads(1)
+        worker = torch.utils.data.get_worker_info()
+        rng = np.random.default_rng([self._seed, 0 if worker is None else worker.id])
+        tokenizer = NanoTokenizer.load(self._tokenizer_json)
+        while True:
+            crops = self._source.crops(rng)
+            pairs = self._source.phrases(crops, rng)
+            targets, weights = self._source.table.targets(crops, pairs)
+            texts = [n if n == BACKGROUND else phrase(n, c, rng) for n, c in pairs]
+            images = np.stack([c.image_rgb for c in crops]).transpose(0, 3, 1, 2)
+            yield (
+                torch.from_numpy(np.ascontiguousarray(images)),
+                tokenizer(texts),
+                torch.from_numpy(targets),
+                torch.from_numpy(weights),
+            )

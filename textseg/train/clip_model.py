@@ -1,0 +1,99 @@
+"""The nano CLIP itself: its shape, its short text pass, its package. Plain open_clip classes throughout."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from safetensors.torch import save
+from torch import Tensor
+from torch.nn import functional
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class ClipModelConfig:
+    """The model's shape; written out as open_clip's `model_cfg`."""
+
+    image_tower: str = "regnetx_004"
+    image_size: int = 112
+    embed_dim: int = 256
+    text_width: int = 192
+    text_heads: int = 3
+    text_layers: int = 4
+    init_logit_scale: float = 3.0
+    """Logarithm of the factor on cosines."""
+    init_logit_bias: float = -4.0
+    """About the log-odds that a phrase of a batch fits a crop. SigLIP's -10 suits batches of 32,768:
+    with some 150 phrases it draws all embeddings into one narrow cone."""
+
+    def open_clip(self, vocab_size: int, context_length: int) -> dict[str, Any]:
+        """Keyword arguments of `open_clip.CLIP`."""
+        return {
+            "embed_dim": self.embed_dim,
+            "vision_cfg": {
+                "timm_model_name": self.image_tower,
+                "timm_model_pretrained": False,
+                "timm_pool": "avg",
+                "timm_proj": "linear",
+                "image_size": self.image_size,
+            },
+            "text_cfg": {
+                "context_length": context_length,
+                "vocab_size": vocab_size,
+                "width": self.text_width,
+                "heads": self.text_heads,
+                "layers": self.text_layers,
+            },
+            "init_logit_scale": self.init_logit_scale,
+            "init_logit_bias": self.init_logit_bias,
+        }
+
+
+def build_nano_clip(model_cfg: dict[str, Any]) -> open_clip.CLIP:
+    """An `open_clip.CLIP` with random weights from a `model_cfg` (see `ClipModelConfig.open_clip`)."""
+    return open_clip.CLIP(**model_cfg)
+
+
+def encode_short_text(model: open_clip.CLIP, ids: Tensor) -> Tensor:
+    """What `model.encode_text(ids, normalize=True)` gives, without computing the padding.
+
+    `ids` is (M, L) int64, padded with 0; gives (M, D). The mask is causal, so nothing after the end
+    mark matters.
+    """
+    length = int((ids != 0).sum(dim=1).max())
+    ids = ids[:, :length]
+    x = model.token_embedding(ids) + model.positional_embedding[:length]  # (M, L, W)
+    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+    x = x[torch.arange(len(x)), ids.argmax(dim=-1)] @ model.text_projection
+    return functional.normalize(x.float(), dim=-1)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """(N, 3, S, S) uint8 to float32 with CLIP's mean and deviation, channels last."""
+    mean = torch.tensor(MEAN).view(1, 3, 1, 1) * 255
+    std = torch.tensor(STD).view(1, 3, 1, 1) * 255
+    return ((images.float() - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def export(weights: dict[str, Tensor], model_cfg: dict[str, Any], tokenizer_json: Path, folder: Path) -> Path:
+    """Write a loadable package: `open_clip_config.json`, `open_clip_model.safetensors` (fp16), `tokenizer.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    preprocess = {"mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "squash"}
+    text = json.dumps({"model_cfg": model_cfg, "preprocess_cfg": preprocess}, indent=2)
+    (folder / "open_clip_config.json").write_text(text + "\n", encoding="utf-8")
+    halves = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in weights.items()}
+    partial = folder / "open_clip_model.safetensors.partial"
+    partial.write_bytes(save(halves, metadata={"format": "pt"}))
+    os.replace(partial, folder / "open_clip_model.safetensors")
+    if tokenizer_json.resolve() != (folder / "tokenizer.json").resolve():
+        shutil.copyfile(tokenizer_json, folder / "tokenizer.json")
+    return folder

@@ -1,0 +1,146 @@
+"""Eleven basic colour words: naming the colour of pixels, and giving a cut-out another colour.
+
+The words are Berlin and Kay's basic colour terms (1969).
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+COLORS: tuple[str, ...] = (
+    "black",
+    "white",
+    "gray",
+    "red",
+    "green",
+    "blue",
+    "yellow",
+    "orange",
+    "brown",
+    "pink",
+    "purple",
+)
+"""Every value that a colour may take in this package."""
+
+COLOR_SYNONYMS: dict[str, str] = {"grey": "gray", "silver": "gray", "violet": "purple"}
+"""Other words a caller may type, each with the basic term it stands for."""
+
+_INDEX = {name: i for i, name in enumerate(COLORS)}
+_CHROMA_GRAY = 13.0  # Lab chroma below which a pixel has no hue
+_MIN_PIXELS = 24
+_MAX_PIXELS = 4096
+
+# target (hue in OpenCV's 0..180, saturation 0..1, value 0..1) of a recoloured surface
+_TARGETS: dict[str, tuple[float, float, float]] = {
+    "black": (0, 0.05, 0.10),
+    "white": (0, 0.02, 0.96),
+    "gray": (0, 0.03, 0.55),
+    "red": (0, 0.88, 0.80),
+    "green": (60, 0.75, 0.62),
+    "blue": (110, 0.80, 0.78),
+    "yellow": (26, 0.85, 0.95),
+    "orange": (12, 0.92, 0.96),
+    "brown": (10, 0.62, 0.42),
+    "pink": (168, 0.42, 0.96),
+    "purple": (140, 0.62, 0.65),
+}
+
+
+def classify_pixels(rgb_pixels: NDArray[np.uint8]) -> NDArray[np.intp]:
+    """The index into `COLORS` of each pixel: (N, 3) uint8 RGB to (N,) integers."""
+    pixels = np.ascontiguousarray(rgb_pixels.reshape(-1, 1, 3))
+    hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)[:, 0].astype(np.float32)
+    lab = cv2.cvtColor(pixels.astype(np.float32) / 255.0, cv2.COLOR_RGB2Lab)[:, 0]
+    hue, saturation, value = hsv[:, 0], hsv[:, 1] / 255.0, hsv[:, 2] / 255.0
+    lightness, chroma = lab[:, 0], np.hypot(lab[:, 1], lab[:, 2])
+    names = np.full(len(hue), _INDEX["red"], dtype=np.intp)
+    for low, high, name in (
+        (8, 19, "orange"),
+        (19, 34, "yellow"),
+        (34, 88, "green"),
+        (88, 129, "blue"),
+        (129, 157, "purple"),
+        (157, 174, "pink"),
+    ):
+        names[(hue >= low) & (hue < high)] = _INDEX[name]
+    warm = (hue < 24) | (hue >= 174)
+    reddish = (hue < 9) | (hue >= 157)
+    names[warm & (hue < 24) & (hue >= 4) & (value < 0.68)] = _INDEX["brown"]
+    names[warm & (hue >= 8) & (saturation < 0.55) & (value < 0.85)] = _INDEX["brown"]
+    names[reddish & (lightness > 58) & (saturation < 0.62)] = _INDEX["pink"]
+    names[(hue >= 157) & (hue < 174) & (lightness < 35)] = _INDEX["purple"]
+    grayish = (chroma < _CHROMA_GRAY) | ((lightness < 22) & (chroma < 18))
+    names[grayish] = _INDEX["gray"]
+    names[grayish & (lightness > 80)] = _INDEX["white"]
+    names[(grayish & (lightness < 30)) | (lightness < 9)] = _INDEX["black"]
+    return names
+
+
+def color_shares(rgb_pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """The share of each of `COLORS` among (N, 3) uint8 RGB pixels: (11,), summing to 1 (0 for N = 0)."""
+    if len(rgb_pixels) == 0:
+        return np.zeros(len(COLORS))
+    if len(rgb_pixels) > _MAX_PIXELS:
+        rgb_pixels = rgb_pixels[:: -(-len(rgb_pixels) // _MAX_PIXELS)]
+    counts = np.bincount(classify_pixels(rgb_pixels), minlength=len(COLORS))
+    shares: NDArray[np.float64] = counts / counts.sum()
+    return shares
+
+
+def name_color(rgb_pixels: NDArray[np.uint8], *, least_share: float = 0.5, margin: float = 0.25) -> str | None:
+    """The colour word of a plain surface, or None where no single word fits.
+
+    `rgb_pixels` is (N, 3) uint8 RGB. Plain means that the first colour holds `least_share` of the
+    pixels and leads the second by `margin`; fewer than 24 pixels are never plain.
+    """
+    if len(rgb_pixels) < _MIN_PIXELS:
+        return None
+    shares = color_shares(rgb_pixels)
+    second, first = np.sort(shares)[-2:]
+    if first < least_share or first - second < margin:
+        return None
+    return COLORS[int(shares.argmax())]
+
+
+def recolor(rgba: NDArray[np.uint8], color: str, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Give the main surface of an (H, W, 4) uint8 RGBA cut-out the colour `color`; shading stays.
+
+    The main surface is the largest group of alike pixels (one hue, or no hue) where it covers at
+    least 40 % of the cut-out, else everything. Raises KeyError for a word that is not in `COLORS`.
+    """
+    hue, saturation, value = _TARGETS[color]
+    hsv = cv2.cvtColor(rgba[..., :3], cv2.COLOR_RGB2HSV).astype(np.float32)
+    surface = _main_surface(hsv, rgba[..., 3] > 96)
+    if not surface.any():
+        return rgba.copy()
+    shade = hsv[..., 2][surface] / 255.0
+    relative = shade / max(0.05, float(np.median(shade)))
+    new_value = value * rng.uniform(0.9, 1.08) * relative ** rng.uniform(0.6, 0.9)
+    own = hsv[..., 1][surface] / 255.0
+    spread = np.clip(own / max(0.08, float(np.median(own))), 0.75, 1.25)
+    hsv[..., 0][surface] = (hue + rng.uniform(-2.5, 2.5)) % 180
+    hsv[..., 1][surface] = 255 * np.clip(saturation * rng.uniform(0.9, 1.1) * spread, 0, 1)
+    hsv[..., 2][surface] = 255 * np.clip(new_value, 0, 1)
+    out = rgba.copy()
+    out[..., :3] = cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB)
+    return out
+
+
+def _main_surface(hsv: NDArray[np.float32], opaque: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The (H, W) bool pixels that `recolor` changes."""
+    total = int(opaque.sum())
+    colored = opaque & (hsv[..., 1] > 64) & (hsv[..., 2] > 40)
+    pale = opaque & (hsv[..., 1] <= 64) & (hsv[..., 2] > 60)
+    best = pale
+    if colored.any():
+        counts = np.bincount(hsv[..., 0][colored].astype(np.intp) // 6, minlength=31)[:30]
+        center = float(np.argmax(counts + np.roll(counts, 1) + np.roll(counts, -1))) * 6 + 3
+        distance = np.abs((hsv[..., 0] - center + 90) % 180 - 90)
+        one_hue = colored & (distance < 16)
+        if one_hue.sum() >= pale.sum():
+            best = one_hue
+    if best.sum() >= 0.4 * total:
+        return best
+    return opaque

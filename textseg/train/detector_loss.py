@@ -1,0 +1,123 @@
+"""The detector's losses: maps, presence, boxes and their quality."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from textseg.models.nano_network import Answers
+from textseg.train.detector_targets import Batch
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the terms.
+
+    Attributes:
+        pixels: balanced cross-entropy of the maps; ``hard`` is the share of an absent phrase's
+            pixels that count a second time because they score highest.
+        dice: overlap of the maps of phrases that are present.
+        presence: cross-entropy of "is it in the picture".
+        boxes: 1 - GIoU (Rezatofighi et al., CVPR 2019) of the boxes.
+        quality: cross-entropy between the quality and the IoU that the box reaches.
+    """
+
+    pixels: float = 1.0
+    dice: float = 1.0
+    presence: float = 0.3
+    boxes: float = 0.5
+    quality: float = 0.2
+    hard: float = 0.03
+
+
+class Losses(NamedTuple):
+    """Scalars: the weighted sum, and each term unweighted."""
+
+    total: Tensor
+    pixels: Tensor
+    dice: Tensor
+    presence: Tensor
+    boxes: Tensor
+    quality: Tensor
+
+
+def detector_loss(answers: Answers, batch: Batch, config: LossConfig) -> Losses:
+    """Compare what a batch's phrases found with the truth."""
+    pixels, dice = _map_losses(answers.maps, batch, config.hard)
+    known = batch.presence >= 0
+    presence = functional.binary_cross_entropy_with_logits(
+        answers.presence[known], batch.presence[known].float(), reduction="sum"
+    ) / known.sum().clamp_min(1)
+    boxes, quality = _box_losses(answers, batch)
+    total = (
+        config.pixels * pixels
+        + config.dice * dice
+        + config.presence * presence
+        + config.boxes * boxes
+        + config.quality * quality
+    )
+    return Losses(total, pixels.detach(), dice.detach(), presence.detach(), boxes.detach(), quality.detach())
+
+
+def _map_losses(maps: Tensor, batch: Batch, hard: float) -> tuple[Tensor, Tensor]:
+    """Cross-entropy, balanced inside each phrase, and dice over the phrases that are present."""
+    weight = batch.weight.float().flatten(2)  # (B, T, hw)
+    target = batch.target.float().flatten(2) / 255.0
+    logits = maps.flatten(2)
+    cross = functional.binary_cross_entropy_with_logits(logits, target, reduction="none") * weight
+    inside, outside = target * weight, (1.0 - target) * weight
+    area = inside.sum(-1)
+    present = (batch.presence == 1) & (area > 0.5)
+    absent = (weight.sum(-1) > 0) & ~present
+    # the inside counts as if it filled at least a quarter of the known ground
+    count = weight.sum(-1).clamp_min(1.0)
+    gain = (0.25 * count / area.clamp_min(1.0)).clamp(1.0, 12.0)[..., None]
+    balanced = (cross * (1.0 + (gain - 1.0) * target)).sum(-1) / count
+    top = max(1, int(hard * logits.shape[-1]))
+    worst = (cross * outside).topk(top, dim=-1).values.mean(-1)
+    pixels = balanced[present].sum() + (balanced + 0.5 * worst)[absent].sum()
+    pixels = pixels / (present.sum() + absent.sum()).clamp_min(1)
+    chance = logits.sigmoid()
+    overlap = (chance * inside).sum(-1)
+    dice = 1.0 - (2.0 * overlap + 1.0) / ((chance * weight).sum(-1) + area + 1.0)
+    return pixels, dice[present].sum() / present.sum().clamp_min(1)
+
+
+def _box_losses(answers: Answers, batch: Batch) -> tuple[Tensor, Tensor]:
+    """GIoU at the places that present things own, larger things counting with their root, and the quality's entropy.
+
+    Phrases without an answered box (they come after those that are present) own nothing.
+    """
+    owners = batch.owner[:, : answers.boxes_xyxy.shape[1]]
+    picture, phrase, y, x = torch.nonzero(owners >= 0, as_tuple=True)
+    if len(picture) == 0:
+        zero = answers.boxes_xyxy.sum() * 0.0
+        return zero, zero
+    owner = owners[picture, phrase, y, x].long()
+    truth = batch.boxes_xyxy[picture, owner]  # (M, 4)
+    found = answers.boxes_xyxy[picture, phrase, :, y, x]  # (M, 4)
+    iou, giou = _overlaps(found, truth)
+    things = (picture * owners.shape[1] + phrase) * batch.boxes_xyxy.shape[1] + owner
+    _, which, counts = torch.unique(things, return_inverse=True, return_counts=True)
+    share = counts[which].float().rsqrt()
+    share = share / share.sum()
+    quality = functional.binary_cross_entropy_with_logits(
+        answers.quality[picture, phrase, y, x], iou.detach().clamp(0, 1), reduction="none"
+    )
+    return ((1.0 - giou) * share).sum(), (quality * share).sum()
+
+
+def _overlaps(found_xyxy: Tensor, truth_xyxy: Tensor) -> tuple[Tensor, Tensor]:
+    """IoU and generalised IoU of M pairs of boxes, each (M,)."""
+    low, high = torch.maximum(found_xyxy[:, :2], truth_xyxy[:, :2]), torch.minimum(found_xyxy[:, 2:], truth_xyxy[:, 2:])
+    both = (high - low).clamp_min(0).prod(-1)
+    union = (found_xyxy[:, 2:] - found_xyxy[:, :2]).prod(-1) + (truth_xyxy[:, 2:] - truth_xyxy[:, :2]).prod(-1) - both
+    iou = both / union.clamp_min(1e-6)
+    outer_low = torch.minimum(found_xyxy[:, :2], truth_xyxy[:, :2])
+    outer_high = torch.maximum(found_xyxy[:, 2:], truth_xyxy[:, 2:])
+    hull = (outer_high - outer_low).prod(-1).clamp_min(1e-6)
+    return iou, iou - (hull - union) / hull

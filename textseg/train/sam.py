@@ -1,0 +1,397 @@
+"""Training nano SAM with its text prompt: boxes, points, rough masks and phrases, one at a time or mixed.
+
+Pictures are encoded once and all their prompts decoded together. Masks are trained as in the SAM
+paper (arXiv 2304.02643: three masks for one prompt, the best is trained), with dice and
+cross-entropy on the coverage of low-resolution pixels. Named prompts carry CLIP's embedding of the
+phrase, or (a share of them) CLIP's image embedding of the object itself, as the paper trains.
+
+    python -m textseg.train.sam --config configs/train/sam.yaml --data DIR --out DIR
+
+The same command goes on where a run stopped; `--export` writes the averaged weights of the last
+checkpoint. The run directory holds `checkpoint.pt` and `metrics.jsonl`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from textseg.errors import ConfigError, nearest
+from textseg.models.text_prompt import TextPrompt, TextPromptConfig
+from textseg.train.loop import (
+    Ema,
+    MetricsLog,
+    cosine_rate,
+    load_checkpoint,
+    progress_bar,
+    save_checkpoint,
+    seed_everything,
+    set_rate,
+    weight_decay_groups,
+)
+from textseg.train.sam_data import Batch, PromptMaker, SamBatches, Sources, WindowConfig
+from textseg.train.sam_loss import SamLoss, far_weights, sam_loss
+from textseg.train.sam_model import (
+    PromptTensors,
+    SamShape,
+    build_sam,
+    decode_prompts,
+    encode_window,
+    normalise,
+    save_sam,
+)
+from textseg.train.sam_text import PhraseEmbedder, has_clip
+from textseg.train.sam_val import ValPicture, load_val, validate
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT, METRICS = "checkpoint.pt", "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class SamTrainConfig:
+    """Everything that a run needs; the YAML's comments say what each is."""
+
+    model: SamShape = field(default_factory=SamShape)
+    text_tokens: int = 2
+    clip_dim: int = 256
+    minutes: float = 98.0
+    batch: int = 12
+    windows: tuple[tuple[float, int, float, float], ...] = ((1.0, 288, 0.6, 1.9),)
+    prompts: int = 4
+    shares: dict[str, float] = field(default_factory=lambda: {"scene": 0.5, "coco": 0.25, "ccp": 0.25})
+    rate: float = 1e-3
+    floor: float = 2e-5
+    warmup_steps: int = 150
+    decay: float = 0.05
+    clip_norm: float = 1.0
+    ema: float = 0.998
+    refine_every: int = 4
+    image_share: float = 0.4
+    seed: int = 1
+    threads: int = 1
+    workers: int = 1
+    clip: str = ""
+    export: str = ""
+    validate_minutes: float = 6.0
+    checkpoint_minutes: float = 3.0
+    first_export_minutes: float = 10.0
+    export_minutes: float = 20.0
+
+    @classmethod
+    def read(cls, path: str | Path) -> SamTrainConfig:
+        """Read a YAML file.
+
+        Raises:
+            ConfigError: for an unknown key, naming the nearest.
+        """
+        table: dict[str, Any] = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        shape = dict(table.pop("model", {}))
+        _check_keys(shape, SamShape, "model.")
+        _check_keys(table, cls, "")
+        if "global_layers" in shape:
+            shape["global_layers"] = tuple(shape["global_layers"])
+        if "windows" in table:
+            table["windows"] = tuple((float(w[0]), int(w[1]), float(w[2]), float(w[3])) for w in table["windows"])
+        return cls(model=SamShape(**shape), **table)
+
+    def window_configs(self) -> list[WindowConfig]:
+        """The windows, in the order in which they are used."""
+        frame, stride = self.model.image_size, self.model.stride
+        return [WindowConfig(side, frame, stride, (low, high), self.prompts) for _, side, low, high in self.windows]
+
+    def stage(self, share: float) -> int:
+        """Which of the windows is in use when `share` of the time has gone."""
+        return next((i for i, w in enumerate(self.windows) if share < w[0]), len(self.windows) - 1)
+
+
+def _check_keys(table: dict[str, Any], kind: type[Any], prefix: str) -> None:
+    known = [f.name for f in fields(kind)]
+    for key in table:
+        if key not in known:
+            raise ConfigError(f"unknown key {prefix + key!r}: {nearest(key, known)}")
+
+
+class SamWithText(nn.Module):
+    """The two networks that are trained together."""
+
+    def __init__(self, config: SamTrainConfig) -> None:
+        super().__init__()
+        self.sam = build_sam(config.model)
+        self.text = TextPrompt(TextPromptConfig(config.clip_dim, config.model.decoder_width, config.text_tokens))
+
+
+class SamTrainer:
+    """The state of a run: weights, optimizer, average, seconds trained."""
+
+    def __init__(self, config: SamTrainConfig, embedder: PhraseEmbedder | None) -> None:
+        self.config = config
+        self.embedder = embedder
+        self.model = SamWithText(config)
+        self.optimizer = torch.optim.AdamW(
+            weight_decay_groups(self.model, config.decay), lr=config.rate, betas=(0.9, 0.98), fused=True
+        )
+        self.ema = Ema(self.model, config.ema)
+        self.step = 0
+        self.seconds = 0.0
+        self.generator = torch.Generator().manual_seed(config.seed)
+
+    @property
+    def share(self) -> float:
+        """Share of the planned time that has gone, 0..1."""
+        return min(1.0, self.seconds / (60 * self.config.minutes))
+
+    def train_step(self, batch: Batch) -> SamLoss:
+        """One update of the weights."""
+        started = time.perf_counter()
+        config = self.config
+        warm = min(1.0, (self.step + 1) / max(1, config.warmup_steps))
+        planned = cosine_rate(int(1e6 * self.share), 1_000_000, peak=config.rate, warmup=0, floor=config.floor)
+        set_rate(self.optimizer, planned * warm)
+        loss = self.loss(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        self.optimizer.step()
+        self.ema.update(self.model)
+        self.step += 1
+        self.seconds += time.perf_counter() - started
+        return loss
+
+    def loss(self, batch: Batch) -> SamLoss:
+        """The loss of a batch; now and then some prompts are asked again with SAM's own logits."""
+        prompts = self.prompts(batch)
+        valid = batch.valid[batch.image_index] & ~batch.ignore
+        targets = batch.targets.float() / 255
+        far = far_weights(targets, torch.tensor([kind in {"text", "absent"} for kind in batch.kinds]))
+        with torch.autocast("cpu", torch.bfloat16):
+            features = encode_window(self.model.sam, normalise(batch.image), batch.offset_yx)
+            logits, claimed = decode_prompts(self.model.sam, features, prompts, batch.offset_yx)
+        first = sam_loss(logits, claimed, targets, valid, far)
+        if self.config.refine_every == 0 or self.step % self.config.refine_every:
+            return first
+        rows = torch.randperm(len(targets), generator=self.generator)[: max(1, len(targets) // 3)]
+        with torch.autocast("cpu", torch.bfloat16):
+            again = with_masks(prompts, rows, logits.detach(), claimed.detach(), valid)
+            logits, claimed = decode_prompts(self.model.sam, features, again, batch.offset_yx)
+        second = sam_loss(logits, claimed, targets[rows], valid[rows], far[rows])
+        return SamLoss(first.mask + second.mask / 3, first.iou + second.iou / 3, first.true_iou)
+
+    def prompts(self, batch: Batch) -> PromptTensors:
+        """The batch's prompts with phrases and crops turned into tokens."""
+        tokens = None
+        if self.embedder is not None and batch.texts:
+            tokens = self.model.text(self.embedder(batch.texts, batch.crops))
+        return PromptTensors(
+            batch.image_index, batch.boxes, batch.points, batch.labels, batch.mask_rows, batch.mask_logits,
+            batch.text_rows, tokens,
+        )  # fmt: skip
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "named": self.embedder is not None,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.ema.load_state_dict(state["ema"])
+        self.step, self.seconds = int(state["step"]), float(state["seconds"])
+
+    def follow_clip(self) -> None:
+        """Read CLIP anew where its export has changed; a run without phrases takes them up when it is resumed."""
+        if self.embedder is not None and self.embedder.outdated():
+            self.embedder = PhraseEmbedder.load(self.config.clip) or self.embedder
+            self.center_text()
+            logger.info("read the new CLIP")
+
+    def center_text(self) -> None:
+        """Tell the text prompt where this CLIP's phrases lie, in the weights and their average."""
+        if self.embedder is not None:
+            center = self.embedder.center()
+            self.model.text.center.copy_(center)
+            self.ema.shadow["text.center"].copy_(center)
+
+    def validate(self, pictures: list[ValPicture]) -> dict[str, float]:
+        """Scores of the averaged weights."""
+        embedder, text = self.embedder, self.model.text
+        tokens = None if embedder is None else (lambda phrases: text(embedder.texts(phrases)))
+        with self.ema.applied(self.model):
+            return validate(self.model.sam, self.config.model, pictures, tokens)
+
+    def export(self, folder: str | Path) -> None:
+        """Write the averaged weights to `folder`/sam and `folder`/text_prompt, each replaced whole."""
+        folder = Path(folder)
+        with self.ema.applied(self.model):
+            for name in ("sam", "text_prompt"):
+                partial = folder / f".{name}.partial"
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+                if name == "sam":
+                    save_sam(self.model.sam, partial)
+                else:
+                    self.model.text.save(partial)
+                (folder / name).mkdir(exist_ok=True)
+                for file in sorted(partial.iterdir()):
+                    os.replace(file, folder / name / file.name)
+                partial.rmdir()
+
+
+def with_masks(prompts: PromptTensors, rows: Tensor, logits: Tensor, claimed: Tensor, valid: Tensor) -> PromptTensors:
+    """The prompts at `rows` with SAM's own best logits as their mask; padding holds the lowest logit."""
+    best = claimed[rows, 1:].argmax(dim=1) + 1
+    masks = logits[rows, best].clamp(-20, 20)
+    masks = torch.where(valid[rows], masks, masks.amin(dim=(1, 2), keepdim=True))
+    tokens, text_rows = None, torch.zeros(0, dtype=torch.int64)
+    if prompts.text_tokens is not None:
+        place = {int(row): i for i, row in enumerate(prompts.text_rows.tolist())}
+        named = [(i, place[row]) for i, row in enumerate(rows.tolist()) if row in place]
+        if named:
+            text_rows = torch.tensor([i for i, _ in named])
+            tokens = prompts.text_tokens[torch.tensor([j for _, j in named])]
+    return PromptTensors(
+        prompts.image_index[rows], prompts.boxes[rows], prompts.points[rows], prompts.labels[rows],
+        torch.arange(len(rows)), masks, text_rows, tokens,
+    )  # fmt: skip
+
+
+class Clock:
+    """Says when so many minutes of training have gone since it last said so."""
+
+    def __init__(self, minutes: float, seconds: float) -> None:
+        self.period, self.due = 60 * minutes, seconds + 60 * minutes
+
+    def rings(self, seconds: float) -> bool:
+        """Whether it is time; if so, the next time is set."""
+        if seconds < self.due:
+            return False
+        self.due = seconds + self.period
+        return True
+
+
+def start_batches(config: SamTrainConfig, data_root: str | Path, named: bool) -> tuple[Iterator[Batch], Tensor]:
+    """Batches made in the background, and the stage that they obey; forks, so call it before any threads start."""
+    cv2.setNumThreads(0)  # OpenCV's threads would deadlock in the forked worker
+    sources = Sources.load(data_root, config.shares, config.model.image_size)
+    maker = PromptMaker(text=named, image_share=config.image_share)
+    stream = SamBatches(sources, maker, config.window_configs(), config.batch, config.seed + int(time.time()) % 10_000)
+    more: dict[str, Any] = {"prefetch_factor": 4, "timeout": 300} if config.workers else {}
+    return iter(DataLoader(stream, batch_size=None, num_workers=config.workers, **more)), stream.stage
+
+
+def train(config: SamTrainConfig, data_root: str | Path, out_dir: str | Path) -> None:
+    """Train until the planned minutes are over; checkpoints and metrics go to `out_dir`."""
+    out = Path(out_dir)
+    seed_everything(config.seed)
+    torch.set_num_threads(config.threads)
+    stream, stage = start_batches(config, data_root, bool(config.clip) and has_clip(config.clip))
+    embedder = PhraseEmbedder.load(config.clip) if config.clip else None
+    trainer = SamTrainer(config, embedder)
+    if (out / CHECKPOINT).is_file():
+        trainer.restore(load_checkpoint(out / CHECKPOINT))
+        logger.info("going on at step %d, %.1f minutes", trainer.step, trainer.seconds / 60)
+    trainer.center_text()
+    logger.info("phrases are %s", "off: no CLIP yet" if embedder is None else "on")
+    pictures = load_val(data_root)
+    log = MetricsLog(out / METRICS)
+    with progress_bar("sam", 1000, int(1000 * trainer.share)) as bar:
+        shown = int(1000 * trainer.share)
+        for note in _run(trainer, stream, stage, pictures, log, out):
+            now = int(1000 * trainer.share)
+            bar.advance(note, now - shown)
+            shown = now
+    finish(trainer, pictures, log, out)
+
+
+def _run(
+    trainer: SamTrainer, stream: Iterator[Batch], stage: Tensor, pictures: list[ValPicture], log: MetricsLog, out: Path
+) -> Iterator[str]:
+    """The loop itself; gives a note after every step."""
+    config = trainer.config
+    clocks = {name: Clock(getattr(config, f"{name}_minutes"), trainer.seconds) for name in ("validate", "checkpoint")}
+    early = config.first_export_minutes - trainer.seconds / 60
+    clocks["export"] = Clock(config.export_minutes, trainer.seconds)
+    clocks["export"].due = trainer.seconds + 60 * max(early, 1.0)
+    recent: list[tuple[float, float, float, float]] = []
+    while trainer.share < 1.0:
+        stage[0] = config.stage(trainer.share)
+        waited = time.perf_counter()
+        batch = next(stream)
+        waited = time.perf_counter() - waited
+        trainer.seconds += waited
+        loss = trainer.train_step(batch)
+        best = float(loss.true_iou[:, 1:].amax(dim=1).mean())
+        recent.append((float(loss.mask.detach()), float(loss.iou.detach()), best, waited))
+        if trainer.step % 50 == 0:
+            means = np.mean(recent, axis=0).tolist()
+            recent.clear()
+            log.write(step=trainer.step, minutes=trainer.seconds / 60, side=batch.image.shape[1], mask=means[0],
+                      iou=means[1], train_iou=means[2], waited=means[3])  # fmt: skip
+        _keep(trainer, clocks, pictures, log, out)
+        yield f"loss {recent[-1][0] if recent else 0:.3f}"
+
+
+def _keep(
+    trainer: SamTrainer, clocks: dict[str, Clock], pictures: list[ValPicture], log: MetricsLog, out: Path
+) -> None:
+    """Checkpoint, validate and export when due; the time that takes counts as training."""
+    started = time.perf_counter()
+    if clocks["checkpoint"].rings(trainer.seconds):
+        save_checkpoint(out / CHECKPOINT, trainer.state())
+        trainer.follow_clip()
+    if clocks["validate"].rings(trainer.seconds):
+        log.write(val=1, step=trainer.step, minutes=trainer.seconds / 60, **trainer.validate(pictures))
+    if clocks["export"].rings(trainer.seconds) and trainer.config.export:
+        trainer.export(trainer.config.export)
+    trainer.seconds += time.perf_counter() - started
+
+
+def finish(trainer: SamTrainer, pictures: list[ValPicture], log: MetricsLog, out: Path) -> None:
+    """The last checkpoint, scores and export."""
+    save_checkpoint(out / CHECKPOINT, trainer.state())
+    log.write(val=1, step=trainer.step, minutes=trainer.seconds / 60, **trainer.validate(pictures))
+    if trainer.config.export:
+        trainer.export(trainer.config.export)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line in this file's docstring."""
+    parser = argparse.ArgumentParser(description="Train nano SAM and its text prompt.")
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--data", default=os.environ.get("TEXTSEG_DATA", "../shared/data"))
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--export", metavar="DIR", help="only export the last checkpoint to DIR")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    config = SamTrainConfig.read(given.config)
+    if given.export:
+        trainer = SamTrainer(config, None)
+        trainer.restore(load_checkpoint(Path(given.out) / CHECKPOINT))
+        trainer.export(given.export)
+    else:
+        train(config, given.data, given.out)
+
+
+if __name__ == "__main__":
+    main()
