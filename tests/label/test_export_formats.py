@@ -174,7 +174,7 @@ def test_voc_boxes_by_supervision_and_pngs_by_pillow(reports: dict[str, Report],
         assert ((objects > 0) == union).all()
     assert len((folder / "ImageSets" / "Segmentation" / "trainval.txt").read_text("utf-8").splitlines()) == len(KEYS)
     root = ElementTree.parse(folder / "Annotations" / "空.xml").getroot()
-    assert root.findtext("filename") == "空.png"
+    assert root.findtext("filename") == "空.jpg"
 
 
 def _png(path: Path) -> npt.NDArray[Any]:

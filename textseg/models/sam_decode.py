@@ -106,7 +106,7 @@ class FastDecoder:
         """
         shared = picture if isinstance(picture, Picture) else None
         image = picture.tokens if isinstance(picture, Picture) else self._image_tokens(picture)
-        start = self._start.expand(len(image) if sparse is None else len(sparse), -1, -1)
+        start = self._start.expand((image if sparse is None else sparse).shape[0], -1, -1)
         prompt = start if sparse is None else torch.cat([start, sparse.to(start.dtype)], dim=1)  # (N, T, D)
         placed = None if shared else image + self.position
         tokens = prompt
@@ -148,7 +148,7 @@ class FastDecoder:
         heads = list(self.decoder.output_hypernetworks_mlps)[masks]
         first = 1 + masks.indices(self.masks)[0]
         brushes = torch.stack([mlp(tokens[:, first + i]) for i, mlp in enumerate(heads)], dim=2)  # (n, D/8, C)
-        n, (h, w), (grid_h, grid_w) = len(image), tokens_hw, self.grid_hw
+        n, (h, w), (grid_h, grid_w) = image.shape[0], tokens_hw, self.grid_hw
         image = image.reshape(n, grid_h, grid_w, -1)[:, :h, :w]  # (n, h, w, D)
         if whole:
             return self._strip(image.reshape(n, h * w, -1), brushes, w).reshape(n, len(heads), 4 * h, 4 * w)

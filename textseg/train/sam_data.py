@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from textseg.prior import box_prior
 from textseg.train import sam_prompts as sp
 from textseg.train.data import PhotoSet, Sample
 from textseg.train.phrases import PhraseSampler, PhraseTarget
@@ -29,6 +30,7 @@ from textseg.types import Float, UInt8
 
 logger = logging.getLogger(__name__)
 
+PRIOR_SHARE = 0.75  # of the boxes without a rough mask, those that get the one they imply
 FILL_RGB = tuple(round(255 * m) for m in PIXEL_MEAN)
 """What pads a picture before normalising: zero after it, as SAM's own processor pads."""
 
@@ -123,7 +125,7 @@ class Window:
 
     def valid(self) -> NDArray[np.bool_]:
         """bool (m, m): which mask pixels lie on the picture, not on padding."""
-        width, height = (int(np.ceil(side / self.config.stride)) for side in self.size_wh)
+        width, height = (-(-side // self.config.stride) for side in self.size_wh)
         out = np.zeros((self.cells, self.cells), np.bool_)
         out[:height, :width] = True
         return out
@@ -224,6 +226,9 @@ class PromptMaker:
             self._name(draw, window, index, self.phrases.positive(window.sample, index, rng), rng)
         if "mask" in parts:
             draw.rough = self._rough(draw, window, index, given, rng)
+        elif "box" in parts and rng.random() < PRIOR_SHARE:
+            side = (window.config.side, window.config.side)
+            draw.rough = box_prior(given[None], side, (window.cells, window.cells))[0]
         return draw
 
     def _instance(self, window: Window, index: int, rng: np.random.Generator) -> UInt8:

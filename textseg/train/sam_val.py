@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import SamModel
 
+from textseg.prior import box_prior
 from textseg.train import sam_prompts as sp
 from textseg.train.data import PhotoSet, Sample
 from textseg.train.sam_data import FILL_RGB
@@ -27,7 +28,7 @@ from textseg.train.sam_model import PromptTensors, SamShape, decode_prompts, enc
 from textseg.train.scenes import SceneComposer, SceneConfig, at_size, load_cutouts
 from textseg.types import Float, UInt8
 
-KINDS = ("box", "rough", "point", "text")
+KINDS = ("box", "prior", "rough", "point", "text")
 LARGE_AREA = 32 * 32
 TextTokens = Callable[[list[str]], Tensor]
 """Phrases → tokens (N, T, D)."""
@@ -64,7 +65,7 @@ def load_val(root: str | Path, *, coco: int = 42, ccp: int = 30, scenes: int = 4
     while scenes > 0:
         sample = composer.compose(rng)
         if len(sample.objects) == 1 and not sample.objects[0].crowd:
-            pictures.append(_picture(sample, "scene", ("box", "text"), 1))
+            pictures.append(_picture(sample, "scene", ("prior", "text"), 1))
             scenes -= 1
     return pictures
 
@@ -135,12 +136,15 @@ def _prompts(
     for i, thing in enumerate(picture.objects):
         scale = np.array(size_wh, np.float32) / np.array(thing.mask.shape[::-1], np.float32)
         box = sp.tight_box(thing.mask)
-        if box is not None and kind in {"box", "rough"}:
+        if box is not None and kind in {"box", "prior", "rough"}:
             boxes[i] = box * np.tile(scale, 2)
         if box is not None and kind == "rough":
             boxes[i] = sp.jitter_box(boxes[i], size_wh, rng, tight=0.0)
             context = sp.RoughContext(_low_mask(thing.mask, size_wh, shape, low), None, boxes[i] / shape.stride)
             rough.append(sp.simulate_rough(context, rng))
+        if kind == "prior":
+            side = (shape.image_size, shape.image_size)
+            rough.append(box_prior(boxes[i : i + 1], side, (low, low))[0])
         if kind == "point":
             points[i, 0], labels[i] = sp.center_point(thing.mask) * scale, 1
     tokens = text([o.text for o in picture.objects]) if kind == "text" and text is not None else None

@@ -146,9 +146,9 @@ class Job:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def place(self, entry: Entry, *parts: str) -> str:
-        """Put a picture into a folder inside and return its name there."""
-        return entry.picture.put(self.made(*parts), self.options.pictures)
+    def place(self, entry: Entry, *parts: str, suffix: str | None = None) -> str:
+        """Put a picture into a folder inside and return its name there; ``suffix`` replaces its own."""
+        return entry.picture.put(self.made(*parts), self.options.pictures, suffix)
 
     def located(self, entry: Entry, *parts: str) -> str:
         """As ``place`` for formats that can name a file anywhere: a picture that is referenced is left where it is."""

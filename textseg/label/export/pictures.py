@@ -56,24 +56,20 @@ class PictureFile:
     path: Path | None
     data: bytes | None = field(default=None, repr=False)
 
-    @property
-    def name(self) -> str:
-        """File name in the export."""
-        return self.stem + self.suffix
-
-    def put(self, folder: Path, mode: Mode) -> str:
-        """Put the picture into a folder and return its name there.
+    def put(self, folder: Path, mode: Mode, suffix: str | None = None) -> str:
+        """Put the picture into a folder and return its name there; ``suffix`` replaces its own.
 
         Where linking is asked for and cannot be done (another disk, a picture that must be turned), it is copied.
         """
-        target = folder / self.name
+        name = self.stem + (suffix or self.suffix)
+        target = folder / name
         if self.path is not None and mode != "copy" and _link(self.path, target, mode):
-            return self.name
+            return name
         if self.path is not None:
             shutil.copyfile(self.path, target)
         else:
             target.write_bytes(self._encoded())
-        return self.name
+        return name
 
     def _encoded(self) -> bytes:
         if self.data is None:

@@ -2,7 +2,8 @@
 
 A pixel of such a PNG belongs to one object. Where masks overlap the smaller one is on top; what the larger ones lose
 is measured. Pixel values are class id + 1 and the object's place in the XML (from 1); 0 is the background. More than
-254 classes or objects make a 16-bit PNG.
+254 classes or objects make a 16-bit PNG. VOC's readers insist on pictures called ``.jpg``; other kinds get that name,
+too, and keep their bytes: readers go by the content.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class VocWriter:
 
     def add(self, entry: Entry) -> None:
         """Write one picture, its XML and its two PNGs."""
-        name = self._job.place(entry, "JPEGImages")
+        name = self._job.place(entry, "JPEGImages", suffix=".jpg")
         tree = ElementTree.ElementTree(_annotation(entry, name))
         ElementTree.indent(tree, space=" ")
         tree.write(self._xml / f"{entry.stem}.xml", encoding="utf-8", xml_declaration=True)
