@@ -83,6 +83,20 @@ def test_refinement_feeds_the_best_logits_back() -> None:
     np.testing.assert_array_equal(fed[0], first.logits[0, 0, :48, :64])  # 96x128 fills 48 of 64 rows
 
 
+def test_rough_masks_can_be_blended_in() -> None:
+    segmenter, picture = FakeSegmenter(), image.read(scene())
+    boxes = np.array([BLUE_BOX, BLUE_BOX], np.float32)
+    rough = np.stack([np.full((4, 4), 100.0), np.zeros((4, 4))]).astype(np.float32)
+    prompts = user_prompts(np.arange(2), boxes_xyxy=boxes, mask_logits=rough)
+    embedding = segmenter.encode(picture)
+    plain = segment(segmenter, embedding, picture, prompts, SegmentConfig())
+    blended = segment(segmenter, embedding, picture, prompts, SegmentConfig(rough_weight=0.5))
+    inside = blended.logits[0, :, :48] - plain.logits[0, :, :48]  # 96x128 fills 48 of 64 rows
+    np.testing.assert_allclose(inside, 4.0)  # half of the limit, 8
+    np.testing.assert_array_equal(blended.logits[0, :, 48:], plain.logits[0, :, 48:])
+    np.testing.assert_array_equal(blended.logits[1], plain.logits[1])  # an all-zero row means "no mask"
+
+
 def test_no_prompt_is_decoded_to_no_candidate() -> None:
     segmenter, picture = FakeSegmenter(), image.read(scene())
     none = user_prompts(np.zeros(0, np.int64))
@@ -100,6 +114,7 @@ def test_an_embedding_of_something_else_is_refused(wrong: str) -> None:
         segment(segmenter, embedding, picture, user_prompts(np.zeros(0, np.int64)), SegmentConfig())
 
 
-def test_negative_rounds_are_refused() -> None:
-    with pytest.raises(ConfigError, match="refine_rounds: got -1"):
-        SegmentConfig(refine_rounds=-1)
+@pytest.mark.parametrize("options", [{"refine_rounds": -1}, {"rough_weight": -1.0}])
+def test_negative_settings_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(options))}: got -1"):
+        SegmentConfig(**options)

@@ -165,6 +165,21 @@ def test_clip_sees_the_masked_crop_and_contrasts_phrases() -> None:
     np.testing.assert_array_equal(accepted.masks[0], LEFT)
 
 
+def test_clip_does_not_look_twice_at_the_same_mask() -> None:
+    class Counting(TwoColorClip):
+        seen = 0
+
+        def encode_images(self, crops: list[np.ndarray]) -> np.ndarray:
+            self.seen += len(crops)
+            return super().encode_images(crops)
+
+    clip = Counting()
+    proposals, prompts, candidates = stages([[LEFT], [LEFT], [RIGHT]], [0.5] * 3, [0, 1, 1])
+    scored = rank.score(IMAGE, query("red car", "a dog"), proposals, prompts, candidates, clip, RankConfig())
+    assert clip.seen == 2
+    assert not np.isnan(scored.parts["clip"]).any()
+
+
 def test_clip_looks_only_at_the_budgeted_best() -> None:
     proposals, prompts, candidates = stages([[LEFT], [RIGHT], [CORNER]], [0.2, 0.9, 0.5], [0, 0, 0])
     config = RankConfig(weights={"detector": 1.0}, clip_budget=2)

@@ -18,6 +18,7 @@ from textseg.types import Bool, Candidates, Float, Image, ImageTextEncoder, Int,
 
 PARTS = ("detector", "sam_iou", "stability", "clip", "agreement")
 LOG_ODDS_LIMIT = 5.0
+SAME_CROP_IOU = 0.9
 
 
 @dataclass(frozen=True)
@@ -324,8 +325,10 @@ def _clip_part(
     out = np.full(len(masks), np.nan, np.float32)
     if not len(shown):
         return out
-    crops = masked_crops(image.rgb, masks[shown], grow=config.clip_grow, fill=config.clip_fill, size=config.clip_size)
-    pictures = clip.encode_images(crops)  # (S, D)
+    unlike, owner = _unlike(masks[shown])
+    looked = masks[shown][unlike]
+    crops = masked_crops(image.rgb, looked, grow=config.clip_grow, fill=config.clip_fill, size=config.clip_size)
+    pictures = clip.encode_images(crops)[owner]  # (S, D)
     texts = clip.encode_text(query.prompts)  # (Q, D)
     backgrounds = clip.encode_text(config.backgrounds)  # (B, D)
     rivals = texts @ texts.T < config.synonym_similarity  # (Q, Q): which phrases contrast with which
@@ -338,3 +341,20 @@ def _clip_part(
         gap = clip.logit_scale * (others - texts[own] @ pictures[row])
         out[m] = 1.0 / (1.0 + np.exp(np.minimum(gap, 50.0)).sum())
     return out
+
+
+def _unlike(masks: Bool) -> tuple[Int, Int]:
+    """Return the indices (U,) of masks that differ, and for each of the S masks (S,) which of those it is like.
+
+    SAM's three masks of a clear prompt, or one thing found for two phrases, are nearly the same crop: CLIP need
+    not look twice.
+    """
+    iou = geometry.mask_iou(masks, masks)  # (S, S)
+    unlike: list[int] = []
+    owner = np.zeros(len(masks), np.int64)
+    for i in range(len(masks)):
+        like = [k for k, j in enumerate(unlike) if iou[i, j] >= SAME_CROP_IOU]
+        owner[i] = like[0] if like else len(unlike)
+        if not like:
+            unlike.append(i)
+    return np.array(unlike, np.int64), owner

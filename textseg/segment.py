@@ -10,6 +10,9 @@ from textseg import geometry
 from textseg.errors import ConfigError, ModelError
 from textseg.types import Candidates, Embedding, Image, Prompts, Segmenter
 
+ROUGH_LIMIT = 8.0
+"""Rough mask logits are kept within this before they are added to the segmenter's."""
+
 
 @dataclass(frozen=True)
 class SegmentConfig:
@@ -18,12 +21,17 @@ class SegmentConfig:
     Attributes:
         multimask: ask for all of the segmenter's ambiguity masks (three) instead of one.
         refine_rounds: how often the best low-resolution logits are fed back in as a mask prompt.
+        rough_weight: how much of a prompt's rough mask logits is added to the segmenter's own. 0 trusts the
+            segmenter alone; a small one gains where its detector's map knows the thing better.
     """
 
     multimask: bool = True
     refine_rounds: int = 0
+    rough_weight: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.rough_weight < 0:
+            raise ConfigError(f"rough_weight: got {self.rough_weight}, expected 0 or more")
         if self.refine_rounds < 0:
             raise ConfigError(f"refine_rounds: got {self.refine_rounds}, expected 0 or more")
 
@@ -43,7 +51,19 @@ def segment(
     candidates = segmenter.decode(embedding, prompts)
     for _ in range(config.refine_rounds if len(prompts) else 0):
         candidates = segmenter.decode(embedding, replace(prompts, mask_logits=_best_logits(candidates)))
-    return candidates
+    return _blend(candidates, prompts, config.rough_weight)
+
+
+def _blend(candidates: Candidates, prompts: Prompts, weight: float) -> Candidates:
+    """Return the candidates with ``weight`` times the prompts' rough mask logits added inside the picture."""
+    rows = prompts.has_mask
+    if not weight or prompts.mask_logits is None or not rows.any():
+        return candidates
+    logits = candidates.logits.copy()
+    inside = geometry.crop_padding(logits, candidates.frame)  # (P, C, h, w), a view
+    rough = np.clip(geometry.resize_logits(prompts.mask_logits[rows], inside.shape[-2:]), -ROUGH_LIMIT, ROUGH_LIMIT)
+    inside[rows] += weight * rough[:, None]
+    return replace(candidates, logits=logits)
 
 
 def _best_logits(candidates: Candidates) -> np.ndarray:

@@ -192,6 +192,7 @@ def test_voc_by_torchvision(reports: dict[str, Report], tmp_path: Path) -> None:
     assert len(data) == len(KEYS)
     for shown, classes in data:
         assert shown.size == classes.size
+        classes.close()
 
 
 def test_labelme_masks_as_labelme_reads_them(reports: dict[str, Report], wanted: Wanted) -> None:

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from textseg.train.clip import ClipTrainConfig, pair_loss
-from textseg.train.clip_model import ClipModelConfig, build_nano_clip, encode_short_text, export
 from textseg.train.clip_data import BACKGROUND, FILL_RGB, Crop, NounTable, cut_crop
+from textseg.train.clip_model import ClipModelConfig, build_nano_clip, encode_short_text, export
 from textseg.train.loop import Ema, cosine_rate, load_checkpoint, save_checkpoint
 from textseg.train.vocab import NanoTokenizer, build_tokenizer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,12 @@ def test_a_few_steps_lower_the_loss_and_a_run_resumes(sample: Sample, tmp_path: 
     for name, value in resumed.network.state_dict().items():
         torch.testing.assert_close(value, trainer.network.state_dict()[name])
     assert (tmp_path / "weights" / "model.safetensors").is_file()
+    anew = Trainer(replace(config, start_from=config.export), tmp_path / "anew", hashed_text())
+    assert anew.step == 0
+    with trainer.ema.applied(trainer.network):
+        for name, value in trainer.network.state_dict().items():
+            if value.is_floating_point():  # batch norm's counters are not exported
+                torch.testing.assert_close(anew.network.state_dict()[name], value, atol=2e-3, rtol=2e-3)
 
 
 def test_a_run_follows_another_text_tower(sample: Sample, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -309,6 +310,9 @@ def test_exports_load_without_a_special_case(tmp_path: Path) -> None:
     assert dict(processor.pad_size) == {"height": 64, "width": 64}
     assert float(TextPrompt.load(tmp_path / "text_prompt").center[0]) == pytest.approx(0.1, abs=1e-3)
     assert not list(tmp_path.glob(".*partial"))
+    again = SamTrainer(replace(config(), start_from=str(tmp_path)), FakeClip())  # type: ignore[arg-type]
+    for name, value in trainer.model.state_dict().items():
+        torch.testing.assert_close(again.model.state_dict()[name], value, atol=2e-3, rtol=2e-3)
 
 
 def test_validation_scores_every_kind() -> None:

@@ -117,7 +117,7 @@ def score(store: Store, truth: Path, *, rejected: bool = False) -> Score:
 
 
 def load_coco(path: Path) -> Any:
-    """Return a ``pycocotools.coco.COCO`` of a file, silently.
+    """Return a ``pycocotools.coco.COCO`` of a file; annotations are numbered from 1, "origin" is the file's own id.
 
     Raises:
         DataError: it cannot be read or is not COCO.
@@ -132,7 +132,8 @@ def load_coco(path: Path) -> Any:
         with contextlib.redirect_stdout(io.StringIO()):
             coco = COCO()
             coco.dataset = values
-            for entry in values["annotations"]:
+            for number, entry in enumerate(values["annotations"], 1):  # COCOeval takes an id of 0 for "no match"
+                entry.update(id=number, origin=entry.get("id"))
                 entry.setdefault("iscrowd", 0)
             coco.createIndex()
             for entry in values["annotations"]:
@@ -149,7 +150,7 @@ def _complete(coco: Any, entry: dict[str, Any]) -> None:
     from pycocotools import mask
 
     if not entry.get("segmentation"):
-        raise ValueError(f"annotation {entry.get('id')} has no segmentation")
+        raise ValueError(f"annotation {entry.get('origin')} has no segmentation")
     area = float(mask.area(coco.annToRLE(entry)))
     entry["area"] = float(entry.get("area") or area)
 
@@ -158,22 +159,24 @@ def match_pictures(names: dict[int, str], keys: Iterable[str]) -> dict[int, str]
     """Return number → key, for pictures named by key, by an export's name, or by a file name that only one has."""
     from textseg.label.export.names import Names
 
-    known, by_name = set(), {}
+    known: set[str] = set()
+    by_name: dict[str, str | None] = {}
     stems = Names()
-    for key in keys:
-        known.add(key)
-        for name in {PurePosixPath(key).name, stems(key)}:
-            by_name[name] = None if name in by_name and by_name[name] != key else key
+    for one in keys:
+        known.add(one)
+        for name in {PurePosixPath(one).name, stems(one)}:
+            by_name[name] = None if name in by_name and by_name[name] != one else one
     out: dict[int, str] = {}
     for number, name in names.items():
         tail = PurePosixPath(name.replace("\\", "/")).name
-        key = name if name in known else by_name.get(tail) or by_name.get(PurePosixPath(tail).stem)
+        key: str | None = name if name in known else (by_name.get(tail) or by_name.get(PurePosixPath(tail).stem))
         if key is not None:
             out[number] = key
     twice = len(out) - len(set(out.values()))
     if twice:
         logger.warning("%d pictures are there under two names; the later one counts", twice)
-        out = {number: key for key, number in {key: number for number, key in out.items()}.items()}
+        last = {taken: number for number, taken in out.items()}
+        out = {number: taken for taken, number in last.items()}
     return out
 
 

@@ -24,7 +24,7 @@ import yaml
 from torch import Tensor
 
 from textseg.errors import ConfigError, nearest
-from textseg.models.nano_detector import ProposalConfig, normalise, save_detector
+from textseg.models.nano_detector import ProposalConfig, load_detector, normalise, save_detector
 from textseg.models.nano_network import NanoNetwork, NetworkConfig, load_backbone
 from textseg.train import loop
 from textseg.train.detector_data import BatchStream, DataConfig, Sources, loader
@@ -49,6 +49,7 @@ class TrainConfig:
         data_root: the folder of training pictures.
         clip: folder of the trained image–text model that gives text embeddings and the trunk's start.
         export: folder for the weights.
+        start_from: folder of an exported detector; a run that starts anew goes on from its weights.
         minutes: length in wall time, over all resumed parts; 0 to go by ``steps``.
         steps: length in batches when ``minutes`` is 0.
         seed, threads, workers: of the draws; torch's threads; background processes (0 or 1).
@@ -63,6 +64,7 @@ class TrainConfig:
     data_root: str = "data"
     clip: str = "textseg/weights/nano/clip"
     export: str = "textseg/weights/nano/detector"
+    start_from: str = ""
     minutes: float = 60.0
     steps: int = 0
     seed: int = 0
@@ -141,6 +143,10 @@ class Trainer:
         self.log = loop.MetricsLog(self.out / METRICS)
 
     def _start(self, warm_trunk: bool) -> None:
+        if self.config.start_from:
+            self.network.load_state_dict(load_detector(self.config.start_from)[0].state_dict())
+            logger.info("going on from the weights in %s", self.config.start_from)
+            return
         self.network.text.standardise(self.bank.sample(_nouns(self.config.data_root)))
         if not warm_trunk:
             return

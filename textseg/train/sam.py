@@ -29,6 +29,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from transformers import SamModel
 
 from textseg.errors import ConfigError, nearest
 from textseg.models.text_prompt import TextPrompt, TextPromptConfig
@@ -87,6 +88,7 @@ class SamTrainConfig:
     workers: int = 1
     clip: str = ""
     export: str = ""
+    start_from: str = ""
     validate_minutes: float = 6.0
     checkpoint_minutes: float = 3.0
     first_export_minutes: float = 10.0
@@ -134,6 +136,11 @@ class SamWithText(nn.Module):
         self.sam = build_sam(config.model)
         self.text = TextPrompt(TextPromptConfig(config.clip_dim, config.model.decoder_width, config.text_tokens))
 
+    def load_exported(self, folder: Path) -> None:
+        """Take over the weights that a run exported, from ``sam/`` and ``text_prompt/`` in ``folder``."""
+        self.sam.load_state_dict(SamModel.from_pretrained(folder / "sam", dtype=torch.float32).state_dict())
+        self.text.load_state_dict(TextPrompt.load(folder / "text_prompt").state_dict())
+
 
 class SamTrainer:
     """The state of a run: weights, optimizer, average, seconds trained."""
@@ -142,6 +149,8 @@ class SamTrainer:
         self.config = config
         self.embedder = embedder
         self.model = SamWithText(config)
+        if config.start_from:
+            self.model.load_exported(Path(config.start_from))
         self.optimizer = torch.optim.AdamW(
             weight_decay_groups(self.model, config.decay), lr=config.rate, betas=(0.9, 0.98), fused=True
         )

@@ -30,7 +30,6 @@ from textseg.types import Float, UInt8
 
 logger = logging.getLogger(__name__)
 
-PRIOR_SHARE = 0.75  # of the boxes without a rough mask, those that get the one they imply
 FILL_RGB = tuple(round(255 * m) for m in PIXEL_MEAN)
 """What pads a picture before normalising: zero after it, as SAM's own processor pads."""
 
@@ -195,8 +194,8 @@ class PromptMaker:
                 weights.append(cells**0.25)
         if not usable:
             return []
-        share = np.array(weights) / sum(weights)
-        chosen = rng.choice(usable, size=window.config.prompts, p=share, replace=len(usable) < window.config.prompts)
+        count, share = window.config.prompts, np.array(weights) / sum(weights)
+        chosen = rng.choice(usable, size=count, p=share, replace=len(usable) < count)
         draws = [self.one(window, int(i), sp.draw_kind(rng, self.text), rng) for i in chosen]
         return [draw for draw in draws if draw is not None]
 
@@ -226,7 +225,7 @@ class PromptMaker:
             self._name(draw, window, index, self.phrases.positive(window.sample, index, rng), rng)
         if "mask" in parts:
             draw.rough = self._rough(draw, window, index, given, rng)
-        elif "box" in parts and rng.random() < PRIOR_SHARE:
+        elif "box" in parts and rng.random() < sp.PRIOR_SHARE:
             side = (window.config.side, window.config.side)
             draw.rough = box_prior(given[None], side, (window.cells, window.cells))[0]
         return draw
@@ -241,10 +240,9 @@ class PromptMaker:
         return mask
 
     def _rough(self, draw: Draw, window: Window, index: int, box: Float, rng: np.random.Generator) -> Float:
-        others = [i for i in range(len(window.sample.objects)) if i != index]
-        other = None
-        if others and rng.random() < 0.15:
-            other = window.low(window.mask(others[int(rng.integers(len(others)))]))
+        beside, other = int(rng.integers(len(window.sample.objects))), None
+        if beside != index and rng.random() < 0.18:
+            other = window.low(window.mask(beside))
         place = (box / window.config.stride).astype(np.float32)
         context = sp.RoughContext(draw.target, other, place, window.image_rgb, draw.text)
         rough = self.rough(context, rng)
@@ -283,9 +281,7 @@ class PromptMaker:
             out &= window.low(window.mask(i)) <= 64
         return out
 
-    def _name(
-        self, draw: Draw, window: Window, index: int, meant: PhraseTarget, rng: np.random.Generator
-    ) -> None:
+    def _name(self, draw: Draw, window: Window, index: int, meant: PhraseTarget, rng: np.random.Generator) -> None:
         """Give the prompt its words, or a crop of the object where only this object is meant."""
         draw.text = meant.text
         alone = draw.kind != "text" or len(meant.positive) == 1
@@ -357,8 +353,7 @@ class Sources:
         name = list(self.shares)[int(rng.choice(len(weights), p=weights / weights.sum()))]
         if name == "scene":
             return self.composers[int(rng.random() < 0.35)].compose(rng)
-        photos = self.photos[name]
-        return photos[int(rng.integers(len(photos)))]
+        return self.photos[name][int(rng.integers(len(self.photos[name])))]
 
 
 def with_masks(photos: PhotoSet) -> PhotoSet:

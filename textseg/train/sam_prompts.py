@@ -41,6 +41,8 @@ WITHOUT_TEXT: dict[str, str] = {
 """What takes a kind's place while there is no CLIP to embed phrases."""
 
 MAX_POINTS = 3
+PRIOR_SHARE = 0.75
+"""Of the boxes without a rough mask, those that get the one they imply (`textseg.prior.box_prior`)."""
 _FLOOR = 4.0
 
 
