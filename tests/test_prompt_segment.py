@@ -83,6 +83,21 @@ def test_refinement_feeds_the_best_logits_back() -> None:
     np.testing.assert_array_equal(fed[0], first.logits[0, 0, :48, :64])  # 96x128 fills 48 of 64 rows
 
 
+def test_a_box_without_a_rough_mask_can_be_given_its_ellipse() -> None:
+    segmenter, picture = Remembers(), image.read(scene())
+    rough = np.stack([np.ones((8, 8)), np.zeros((8, 8)), np.zeros((8, 8))]).astype(np.float32)
+    boxes = np.array([BLUE_BOX, BLUE_BOX, [np.nan] * 4], np.float32)
+    points = np.full((3, 1, 2), 40.0, np.float32)
+    prompts = user_prompts(np.arange(3), boxes_xyxy=boxes, mask_logits=rough, points_xy=points)
+    segment(segmenter, segmenter.encode(picture), picture, prompts, SegmentConfig(box_prior=True))
+    asked = segmenter.asked[0]
+    assert asked.has_mask.tolist() == [True, True, False]
+    assert asked.mask_logits is not None
+    np.testing.assert_array_equal(asked.mask_logits[0], rough[0])
+    assert asked.mask_logits[1, 4, 6] > 0  # the middle of the box, stretched to 8 x 8
+    assert asked.mask_logits[1, 0, 0] < 0
+
+
 def test_rough_masks_can_be_blended_in() -> None:
     segmenter, picture = FakeSegmenter(), image.read(scene())
     boxes = np.array([BLUE_BOX, BLUE_BOX], np.float32)

@@ -97,7 +97,8 @@ def test_boundary_iou() -> None:
     a = np.zeros((100, 100), np.bool_)
     a[20:60, 20:60] = True
     assert refine.boundary_iou(a, a) == 1.0
-    assert refine.boundary_iou(a, np.roll(a, 2, axis=0)) < float(geometry.mask_iou(a[None], np.roll(a, 2, 0)[None])[0, 0])
+    moved = np.roll(a, 2, axis=0)
+    assert refine.boundary_iou(a, moved) < float(geometry.mask_iou(a[None], moved[None])[0, 0])
     assert refine.boundary_iou(a, ~a) < 0.1
     assert refine.boundary_iou(np.zeros_like(a), np.zeros_like(a)) == 1.0
     assert refine.small_objects(np.stack([a, a & False])).tolist() == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -28,11 +30,13 @@ def test_tiles_cover_the_picture_and_overlap(size: tuple[int, int], overlap: int
         seen[y0:y1, x0:x1] += 1
     assert seen.min() >= 1
     columns = sorted({(part.box_xyxy[0], part.box_xyxy[2]) for part in parts[1:]})
-    assert all(a[1] - b[0] >= overlap for a, b in zip(columns, columns[1:], strict=False))
+    assert all(a[1] - b[0] >= overlap for a, b in itertools.pairwise(columns))
 
 
 def test_too_many_tiles_say_how_many() -> None:
-    with pytest.raises(ConfigError, match="20000 × 3000 pixels in tiles of 64 are .* tiles, more than max_tiles = 400"):
+    with pytest.raises(
+        ConfigError, match=r"20000 × 3000 pixels in tiles of 64 are .* tiles, more than max_tiles = 400"
+    ):
         tiles.tiles((3000, 20000), TileOptions(side=64, overlap=8))
     assert tiles.count((100, 100), TileOptions()) == 1
 
@@ -43,7 +47,9 @@ def test_bad_options(bad: dict[str, float]) -> None:
         TileOptions(**bad)  # type: ignore[arg-type]
 
 
-def piece(box: tuple[int, int, int, int], tile: tuple[int, int, int, int], score: float = 0.5, label: str = "a") -> Piece:
+def piece(
+    box: tuple[int, int, int, int], tile: tuple[int, int, int, int], score: float = 0.5, label: str = "a"
+) -> Piece:
     """Return the part of a rectangle that a tile of a 100 × 100 picture shows."""
     full = np.zeros((100, 100), np.bool_)
     full[box[1] : box[3], box[0] : box[2]] = True

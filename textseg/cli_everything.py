@@ -46,7 +46,7 @@ def everything(
     min_mask_region_area: Annotated[int, typer.Option(help="Holes and islands of fewer pixels are removed.")] = 0,
     max_prompts: Annotated[int, typer.Option(help="Refuse to ask about more points; 0: no limit.")] = 100_000,
     tile: Annotated[int, typer.Option(help="Search tiles of this many pixels, for small objects; 0: none.")] = 0,
-    refine: Annotated[bool, typer.Option("--refine/--no-refine", help="Segment a crop around each mask again.")] = False,
+    refine: Annotated[bool, typer.Option("--refine/--no-refine", help="Segment a crop around each mask.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do pictures again whose answer is there.")] = False,
     preset: PresetOption = "nano",
     device: DeviceOption = None,
@@ -136,7 +136,7 @@ def read_vocabulary(path: Path) -> Query:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the vocabulary {path}: {error}; expected a text file, one phrase a line") from error
+        raise DataError(f"cannot read the vocabulary {path}: {error}; expected one phrase a line") from error
     texts = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     return language.query([language.parse_phrase(text) for text in texts])
 
@@ -256,4 +256,3 @@ def _bar() -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]
             progress.update(task, completed=done, total=total)
 
         yield start, tell
-

@@ -91,7 +91,7 @@ def edge_map(
     out = np.zeros(image.size_hw, np.float32)
     for low in logits:
         full = _full(low, frame)
-        np.maximum(out, mask_edges(1 / (1 + np.exp(-full))), out=out)
+        np.maximum(out, mask_edges(np.asarray(1 / (1 + np.exp(-full)), np.float32)), out=out)
     if out.max() > 0:
         out /= out.max()
     return thin(out) if options.thin else out
@@ -176,4 +176,4 @@ def _padded(logits: Float, mask_hw: tuple[int, int]) -> Float:
 
 
 def _full(low: Float, frame: Frame) -> Float:
-    return geometry.upscale_logits(low[None], frame)[0]
+    return np.asarray(geometry.upscale_logits(low[None], frame)[0], np.float32)

@@ -117,7 +117,7 @@ def refine(
     for k in range(len(masks)):
         for _ in range(options.rounds):
             new, factor = refine_one(segmenter, image, out[k], options)
-            zoom[k] = max(zoom[k], factor)
+            zoom[k] = max(float(zoom[k]), factor)
             encodings += factor > 1.0
             if new is None or (new == out[k]).all():
                 break
@@ -151,8 +151,7 @@ def refine_one(segmenter: Segmenter, image: Image, mask: Bool, options: RefineOp
     )
     answer = segmenter.decode(segmenter.encode(view), prompts)
     new = geometry.upscale_masks(answer.logits[0, :1], answer.frame)[0]
-    shared = np.count_nonzero(new & inside)
-    if shared / max(1, np.count_nonzero(new | inside)) < options.agree_iou:
+    if float(geometry.mask_iou(new[None], inside[None])[0, 0]) < options.agree_iou:
         return None, zoom
     out = np.zeros_like(mask)
     out[y0:y1, x0:x1] = new

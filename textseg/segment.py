@@ -8,10 +8,14 @@ import numpy as np
 
 from textseg import geometry
 from textseg.errors import ConfigError, ModelError
+from textseg.prior import box_prior
 from textseg.types import Candidates, Embedding, Image, Prompts, Segmenter
 
 ROUGH_LIMIT = 8.0
 """Rough mask logits are kept within this before they are added to the segmenter's."""
+
+PRIOR_SIDE = 96
+"""Side of a box's ellipse where no other rough mask sets the size."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +25,15 @@ class SegmentConfig:
     Attributes:
         multimask: ask for all of the segmenter's ambiguity masks (three) instead of one.
         refine_rounds: how often the best low-resolution logits are fed back in as a mask prompt.
+        box_prior: give a box that has no rough mask the ellipse that it implies. For segmenters trained with it
+            (nano); the hub models need none.
         rough_weight: how much of a prompt's rough mask logits is added to the segmenter's own. 0 trusts the
             segmenter alone; a small one gains where its detector's map knows the thing better.
     """
 
     multimask: bool = True
     refine_rounds: int = 0
+    box_prior: bool = False
     rough_weight: float = 0.0
 
     def __post_init__(self) -> None:
@@ -48,10 +55,25 @@ def segment(
         raise ModelError(f"the embedding belongs to another picture than {image.source}: encode this one")
     if embedding.model_id != segmenter.model_id:
         raise ModelError(f"the embedding was made by {embedding.model_id}, not by {segmenter.model_id}: encode again")
-    candidates = segmenter.decode(embedding, prompts)
+    asked = _with_box_prior(prompts, image.size_hw) if config.box_prior else prompts
+    candidates = segmenter.decode(embedding, asked)
     for _ in range(config.refine_rounds if len(prompts) else 0):
         candidates = segmenter.decode(embedding, replace(prompts, mask_logits=_best_logits(candidates)))
     return _blend(candidates, prompts, config.rough_weight)
+
+
+def _with_box_prior(prompts: Prompts, size_hw: tuple[int, int]) -> Prompts:
+    """Return the prompts with a rough mask wherever there is a box and none."""
+    rows = prompts.has_box & ~prompts.has_mask
+    if not rows.any():
+        return prompts
+    if prompts.mask_logits is None:
+        masks = np.zeros((len(prompts), PRIOR_SIDE, PRIOR_SIDE), np.float32)
+    else:
+        masks = prompts.mask_logits.copy()
+    h, w = masks.shape[1:]
+    masks[rows] = box_prior(prompts.boxes_xyxy[rows], size_hw, (h, w))
+    return replace(prompts, mask_logits=masks)
 
 
 def _blend(candidates: Candidates, prompts: Prompts, weight: float) -> Candidates:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from textseg.types import Bool, Float, Frame, Int
+from textseg.types import Float, Frame, Int
 
 _TILE = 128  # pixels of the original picture
 
@@ -87,8 +87,8 @@ class Upscaler:
             least_stability: a mask below it gives None.
         """
         wide = logits > min(threshold, threshold - offset)
-        ys = self._rows.touched(wide.any(axis=1))
-        xs = self._cols.touched(wide.any(axis=0))
+        ys = self._rows.touched(np.flatnonzero(wide.any(axis=1)))
+        xs = self._cols.touched(np.flatnonzero(wide.any(axis=0)))
         if ys is None or xs is None:
             stability, runs = np.nan, np.zeros(0, np.int64)
             box = (0, 0, 0, 0)
@@ -109,8 +109,8 @@ class Upscaler:
         places, top, bottom = [], height, 0
         for columns in _tiles(xs):
             strip = self._strip(logits, columns, ys)  # (columns, rows)
-            narrow += np.count_nonzero(strip > threshold + offset)
-            wide += np.count_nonzero(strip > threshold - offset)
+            narrow += int(np.count_nonzero(strip > threshold + offset))
+            wide += int(np.count_nonzero(strip > threshold - offset))
             part = inside[: len(strip)]
             np.greater(strip, threshold, out=part[:, :rows])
             flat = part.reshape(-1)
@@ -152,9 +152,8 @@ class _Axis:
         self._tiles: dict[int, tuple[Float, slice]] = {}
         self._low, self._high = self._index.min(axis=1), self._index.max(axis=1)  # both ascend
 
-    def touched(self, low: Bool) -> slice | None:
-        """Return the full pixels that depend on any of the low pixels marked in (h,), or None."""
-        marked = np.flatnonzero(low)
+    def touched(self, marked: Int) -> slice | None:
+        """Return the full pixels that depend on any of some low pixels (ascending indices), or None."""
         if not len(marked):
             return None
         start = int(np.searchsorted(self._high, marked[0], side="left"))

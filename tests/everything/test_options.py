@@ -23,9 +23,7 @@ def test_the_grid_is_segment_anythings(side: int) -> None:
 def test_the_crops_are_segment_anythings(size: tuple[int, int], layers: int) -> None:
     options = EverythingOptions(crop_n_layers=layers)
     boxes, numbers = amg.generate_crop_boxes(size, layers, options.crop_overlap_ratio)
-    wanted = [
-        (tuple(box), n) for box, n in zip(boxes, numbers, strict=True) if box[0] < box[2] and box[1] < box[3]
-    ]
+    wanted = [(tuple(box), n) for box, n in zip(boxes, numbers, strict=True) if box[0] < box[2] and box[1] < box[3]]
     assert [(crop.box_xyxy, crop.layer) for crop in crops(size, options)] == wanted
 
 

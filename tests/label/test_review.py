@@ -118,7 +118,7 @@ def test_decisions_come_back(tmp_path: Path) -> None:
         assert queue.waiting(store) == {}
         saved.write_text(json.dumps(decisions(store, page, **{EVIL: None})), "utf-8")
         assert apply_decisions(store, saved).withdrawn == 1
-        # a mask that has changed since does not get another's verdict
+        store.begin(SETTINGS, ())  # a mask that has changed since does not get another's verdict
         fill(store, {EVIL: (tmp_path / "a.png", [new_mask(mask_of((40, 60), (0, 0, 9, 9)), CLASSES[2])])})
         saved.write_text(json.dumps({**values}), "utf-8")
         done = apply_decisions(store, saved)

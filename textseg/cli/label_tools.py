@@ -115,7 +115,7 @@ def review(
     with Store.read(labels) as store:
         if list_queue:
             for key, why in queue.waiting(store, confident).items():
-                show.line(f"{key}\t{why}")
+                typer.echo(f"{show.plain(key)}\t{show.plain(why)}")
             return
         config = pages.ReviewConfig(confident=confident, only_waiting=only_waiting, per_page=per_page)
         files = pages.write(store, _folder(labels) / "review.html" if out is None else out, config)

@@ -15,6 +15,7 @@ from textseg.evaluate.pages import Material, boxes
 from textseg.evaluate.photo_pages import limited_samples
 from textseg.pipeline import Pipeline
 from textseg.prompt import text_tokens, user_prompts
+from textseg.segment import segment
 from textseg.types import Bool, Candidates, Image, Prompts
 
 BEST, SINGLE, ORACLE = "mean IoU", "mean IoU, single mask", "mean IoU, best of three (oracle)"
@@ -26,7 +27,8 @@ def sam_true_box(pipeline: Pipeline, material: Material, limit: int | None = Non
 
     Of the three masks the one of best predicted IoU counts. Beside it: the single-mask answer, the best of
     the three chosen by the truth, and the ellipse that fills the box, which is the least to beat. Crowds and
-    ccp's "person" (a union made by us) are left out.
+    ccp's "person" (a union made by us) are left out. The preset's ``segment`` settings apply: nano is handed the
+    box's ellipse as a rough mask, which holds nothing that the box does not.
     """
     tally, pictures = Tally(), 0
     for name in ("coco", "ccp"):
@@ -69,13 +71,12 @@ def sam_text_alone(pipeline: Pipeline, material: Material, limit: int | None = N
     return Outcome("sam_text_alone", "the segmenter given the text token alone, one thing a scene", pages, figures)
 
 
-def _compare(
-    pipeline: Pipeline, image: Image, prompts: Prompts, truths: list[Bool], tally: Tally, kind: str
-) -> None:
+def _compare(pipeline: Pipeline, image: Image, prompts: Prompts, truths: list[Bool], tally: Tally, kind: str) -> None:
     """Tally the three masks' and the single mask's IoU with the truth, one prompt for each truth."""
     embedding = pipeline.cache.get(image, pipeline.segmenter)
-    three = pipeline.segmenter.decode(embedding, prompts)
-    single = pipeline.segmenter.decode(embedding, replace(prompts, multimask=False))
+    config = pipeline.config.segment
+    three = segment(pipeline.segmenter, embedding, image, prompts, config)
+    single = segment(pipeline.segmenter, embedding, image, replace(prompts, multimask=False), config)
     rows = np.arange(len(truths))
     for row, iou in enumerate(_overlaps(three, truths)):
         tally.add(BEST, kind, iou[three.predicted_iou[row].argmax()])

@@ -55,7 +55,7 @@ def name_masks(found: Everything, query: Query, clip: ImageTextEncoder, options:
     for start in range(0, len(found), _CROPS):
         rows = np.arange(start, min(start + _CROPS, len(found)))
         pictures = clip.encode_images(_crops(found, rows, options))
-        probability = _softmax(clip.logit_scale * pictures @ texts.T)  # (n, Q + B)
+        probability = _softmax(np.float32(clip.logit_scale) * pictures @ texts.T)  # (n, Q + B)
         share[rows] = probability[:, : len(query)]
         named[rows] = probability.argmax(axis=1) < len(query)
     best = share.argmax(axis=1) if len(query) else np.zeros(0, np.int64)
@@ -74,6 +74,6 @@ def _crops(found: Everything, rows: Sequence[int] | np.ndarray, options: NamingO
     return out
 
 
-def _softmax(logits: Float) -> Float:
+def _softmax(logits: np.ndarray) -> Float:
     raised = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(raised / raised.sum(axis=1, keepdims=True), np.float32)

@@ -1,4 +1,4 @@
-"""What "everything in the picture" means, under the names of Meta's ``SamAutomaticMaskGenerator``, and what it costs."""
+"""What "everything in the picture" means, in the terms of Meta's ``SamAutomaticMaskGenerator``, and what it costs."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class EverythingOptions:
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name}: got {getattr(self, name)!r}, expected a number in 0..1")
         if not 0.0 <= self.crop_overlap_ratio < 1.0:
-            raise ConfigError(f"crop_overlap_ratio: got {self.crop_overlap_ratio!r}, expected a number in 0..1, below 1")
+            raise ConfigError(f"crop_overlap_ratio: got {self.crop_overlap_ratio!r}, expected 0 or more, below 1")
         if not 0.0 <= self.stability_score_offset < math.inf:
             raise ConfigError(f"stability_score_offset: got {self.stability_score_offset!r}, expected 0 or more logits")
         if self.point_grids is not None:
@@ -96,7 +96,7 @@ def point_grid(side: int) -> Points:
 def _checked_grids(grids: Sequence[Any], layers: int) -> tuple[Points, ...]:
     out = tuple(np.asarray(grid, np.float64) for grid in grids)
     if len(out) != layers + 1:
-        raise ConfigError(f"point_grids: got {len(out)} grids, expected {layers + 1}: the picture's and one a crop layer")
+        raise ConfigError(f"point_grids: got {len(out)} grids, expected {layers + 1}: one a layer")
     for number, grid in enumerate(out):
         if grid.ndim != 2 or grid.shape[1] != 2 or not ((grid >= 0) & (grid <= 1)).all():
             raise ConfigError(f"point_grids[{number}]: got shape {grid.shape}, expected (N, 2) points x, y in 0..1")

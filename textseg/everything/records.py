@@ -150,7 +150,6 @@ class Everything:
         return out
 
 
-
 def uncompressed(mask: Bool) -> Rle:
     """Return COCO's uncompressed RLE of a bool (H, W) mask: ``{"size": [H, W], "counts": [int, …]}``."""
     flat = mask.T.reshape(-1)

@@ -195,7 +195,7 @@ def _from_coco(lazy: _Lazy) -> Drawn:
     masks = []
     for one in annotations:
         mask = geometry.decode_rle(lazy.coco.annToRLE(one))
-        masks.append((names[int(one["category_id"])], mask, str(one.get("origin") or "")))
+        masks.append((names[int(one["category_id"])], mask, str(one["origin"])))
     return Drawn(lazy.name, size, tuple(masks), lazy.source)
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -145,21 +147,36 @@ def load_pretrained(
     files = check_weights(folder)
     _require_config(folder)
     try:
-        built, info = cls.from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            dtype=precision,
-            output_loading_info=True,
-            **kwargs,
-        )
+        with _no_progress_bar():
+            built, info = cls.from_pretrained(
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                dtype=precision,
+                output_loading_info=True,
+                **kwargs,
+            )
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{cls.__name__} cannot be built from {files[0]}: {error}") from error
     if missing := sorted(info["missing_keys"]):
         shown = ", ".join(missing[:4]) + (" …" if len(missing) > 4 else "")
         raise WeightsError(f"{files[0]} does not fit {cls.__name__}: {len(missing)} tensors are missing ({shown})")
     return built.to(device).eval()
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keep transformers from drawing "Loading weights" on stderr: a library does not write there."""
+    from transformers.utils import logging as transformers_logging
+
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def torch_dtype(dtype: str | torch.dtype) -> torch.dtype:

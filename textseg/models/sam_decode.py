@@ -108,13 +108,13 @@ class FastDecoder:
         image = picture.tokens if isinstance(picture, Picture) else self._image_tokens(picture)
         start = self._start.expand((image if sparse is None else sparse).shape[0], -1, -1)
         prompt = start if sparse is None else torch.cat([start, sparse.to(start.dtype)], dim=1)  # (N, T, D)
-        placed = None if shared else image + self.position
+        placed = image if shared else image + self.position  # of a shared picture, its projections are used
         tokens = prompt
         for block in self.decoder.transformer.layers:
             tokens = _self_attend(block, tokens, prompt)
             inward = block.cross_attn_token_to_image
             query = _linear(inward.q_proj, tokens + prompt)  # (N, T, I)
-            mixed = _shared_read(inward, query, shared) if placed is None else _read(inward, query, placed, image)
+            mixed = _read(inward, query, placed, image) if shared is None else _shared_read(inward, query, shared)
             tokens = block.layer_norm2(tokens + mixed)
             tokens = block.layer_norm3(tokens + block.mlp(tokens))
             outward = block.cross_attn_image_to_token
@@ -185,9 +185,8 @@ def _self_attend(block: Any, tokens: Tensor, prompt: Tensor) -> Tensor:
     return _norm(block.layer_norm1, tokens + block.self_attn(query=placed, key=placed, value=tokens[None])[0][0])
 
 
-def _shared_read(attention: Any, query: Tensor, picture: Picture | None) -> Tensor:
+def _shared_read(attention: Any, query: Tensor, picture: Picture) -> Tensor:
     """Return what the prompts' queries (N, T, I) read from the shared picture: (N, T, D)."""
-    assert picture is not None
     n, t, _ = query.shape
     heads = _heads(query, attention).transpose(0, 1).flatten(1, 2)  # (H, N*T, d)
     scores = torch.bmm((heads * attention.scaling).to(picture.key.dtype), picture.key.transpose(1, 2))
@@ -213,7 +212,7 @@ def _read(attention: Any, query: Tensor, placed: Tensor, image: Tensor) -> Tenso
     return _linear(attention.out_proj, mixed)
 
 
-def _weights_on_tokens(attention: Any, placed_tokens: Tensor, placed: Tensor | None, picture: Picture | None) -> Tensor:
+def _weights_on_tokens(attention: Any, placed_tokens: Tensor, placed: Tensor, picture: Picture | None) -> Tensor:
     """Return how much each of the picture's tokens attends to the prompts' (N, T, D): (N, H*T, S), heads apart."""
     key = _heads(_linear(attention.k_proj, placed_tokens), attention)  # (N, H, T, d)
     n, h, t, d = key.shape
@@ -222,7 +221,6 @@ def _weights_on_tokens(attention: Any, placed_tokens: Tensor, placed: Tensor | N
         scores = torch.bmm(flat.to(picture.query.dtype), picture.query.transpose(1, 2))  # (H, N*T, S)
         scores = scores.view(h, n, t, -1).transpose(0, 1)  # (N, H, T, S)
         return scores.softmax(dim=2).reshape(n, h * t, -1)
-    assert placed is not None
     key = key * attention.scaling
     weight, bias = attention.q_proj.weight.view(h, d, -1), attention.q_proj.bias.view(h, d, 1)
     carried = torch.matmul(key, weight).flatten(1, 2)  # (N, H*T, D)
@@ -237,7 +235,7 @@ def _write(attention: Any, tokens: Tensor, weights: Tensor, image: Tensor) -> Te
     A head's weights on the tokens sum to one, so the output's bias is spread over the heads.
     """
     value = _heads(_linear(attention.v_proj, tokens), attention)  # (N, H, T, d)
-    n, h, t, d = value.shape
+    n, h, _, d = value.shape
     out_weight = attention.out_proj.weight.t().view(h, d, -1)  # (H, d, D)
     carried = torch.matmul(value, out_weight) + attention.out_proj.bias / h  # (N, H, T, D)
     carried = carried.flatten(1, 2).to(image.dtype)
@@ -259,7 +257,9 @@ def _linear(layer: nn.Linear, tensor: Tensor) -> Tensor:
 
 
 def _norm(layer: nn.LayerNorm, tensor: Tensor) -> Tensor:
-    return F.layer_norm(tensor, layer.normalized_shape, _like(layer.weight, tensor), _like(layer.bias, tensor), layer.eps)
+    return F.layer_norm(
+        tensor, layer.normalized_shape, _like(layer.weight, tensor), _like(layer.bias, tensor), layer.eps
+    )
 
 
 def _like(weight: Tensor, tensor: Tensor) -> Tensor:

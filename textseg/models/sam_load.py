@@ -80,7 +80,7 @@ def _load_pth(family: Family, path: Path, device: str) -> tuple[SamNetwork, Inpu
     square = {"height": side, "width": side}
     processor = transformers.SamImageProcessor(size={"longest_edge": side}, pad_size=square)
     spec = replace(InputSpec.from_processor(processor), resampler="pil")
-    return network, spec, f"{path.stem}#{_hash([path])}"
+    return network, spec, f"{path.stem}#{weights_hash([path])}"
 
 
 def _check_type(family: Family, folder: Path) -> None:
@@ -125,10 +125,11 @@ def _version(folder: Path) -> str:
     """Return the hub's commit of a cached snapshot, or else a short hash sampled from the weights files."""
     if _COMMIT.fullmatch(folder.name):
         return folder.name[:12]
-    return _hash(sorted(folder.glob("*.safetensors")))
+    return weights_hash(sorted(folder.glob("*.safetensors")))
 
 
-def _hash(paths: list[Path]) -> str:
+def weights_hash(paths: list[Path]) -> str:
+    """Return a short hash sampled from some files."""
     digest = hashlib.sha256()
     for path in paths:
         size = path.stat().st_size

@@ -28,6 +28,7 @@ class SamNetwork:
         text_width: width of text tokens; None where the family takes none.
         multimask_count: how many masks it gives for an ambiguous prompt (three).
         feature_shapes: the shape of every feature.
+        position: (1, D, h, w), the position code of the picture's tokens.
         device: where the weights lie.
     """
 
@@ -45,9 +46,9 @@ class SamNetwork:
         self.multimask_count = int(model.config.mask_decoder_config.num_multimask_outputs)
         self.feature_shapes: dict[str, tuple[int, ...]] = {"image": (1, self.width, grid_h, grid_w)}
         with torch.no_grad():
-            self._position: torch.Tensor = model.get_image_wide_positional_embeddings()  # (1, D, h, w)
-        self.device = self._position.device
-        self.fast = FastDecoder(model.mask_decoder, self._position) if self.has_fast else None
+            self.position: torch.Tensor = model.get_image_wide_positional_embeddings()  # (1, D, h, w)
+        self.device = self.position.device
+        self.fast = FastDecoder(model.mask_decoder, self.position) if self.has_fast else None
 
     def features(self, pixels: torch.Tensor) -> Features:
         """Return what decoding needs of a (1, 3, H, W) input: ``image``, (1, D, h, w)."""
@@ -98,7 +99,7 @@ class SamNetwork:
             return logits[index[:, 0], index[:, 1], : part_hw[0], : part_hw[1]], iou[index[:, 0], index[:, 1]], index
         iou = self.fast.quality(answer)[:, wanted]
         index = (iou > min_iou).nonzero()  # (n, 2)
-        rows, back = index[:, 0].unique(return_inverse=True)
+        rows, back = torch.unique(index[:, 0], return_inverse=True)
         tokens_hw = (-(-part_hw[0] // 4), -(-part_hw[1] // 4))
         logits = self.fast.draw(answer, None if len(rows) == len(iou) else rows, wanted, tokens_hw)
         return logits[back, index[:, 1], : part_hw[0], : part_hw[1]], iou[index[:, 0], index[:, 1]], index
@@ -121,7 +122,7 @@ class SamNetwork:
         batch, _ = prompts.layout
         logits, iou = self.model.mask_decoder(
             image_embeddings=features["image"].expand(batch, -1, -1, -1),
-            image_positional_embeddings=self._position.expand(batch, -1, -1, -1),
+            image_positional_embeddings=self.position.expand(batch, -1, -1, -1),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=multimask,

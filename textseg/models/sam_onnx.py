@@ -23,6 +23,8 @@ preprocessing.
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import importlib.util
 import json
 import logging
 import warnings
@@ -39,7 +41,7 @@ from textseg.models import sam_prompts
 from textseg.models.sam import SamSegmenter
 from textseg.models.sam_decode import FastDecoder
 from textseg.models.sam_input import InputSpec
-from textseg.models.sam_load import _hash as weights_hash
+from textseg.models.sam_load import weights_hash
 from textseg.models.sam_networks import SamNetwork
 from textseg.models.sam_prompts import PromptTensors
 from textseg.types import Candidates, Embedding, Image, Prompts
@@ -72,7 +74,7 @@ class _Decoder(nn.Module):
         super().__init__()
         self.prompts = network.model.prompt_encoder
         self.decoder = network.model.mask_decoder
-        self.register_buffer("position", network._position.clone())
+        self.position = network.position.clone()
         self.size = float(network.input_hw[0])
 
     def forward(
@@ -155,8 +157,6 @@ def _write(
 
 def _require(*packages: str) -> None:
     """Raise a ModelError that says what to install if a package is missing."""
-    import importlib.util
-
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise ModelError(f"{' and '.join(missing)} missing: pip install 'textseg[onnx]'")
@@ -175,8 +175,7 @@ def load(folder: str | Path, *, threads: int | None = None, providers: tuple[str
         ModelError: onnxruntime is not installed.
     """
     _require("onnxruntime")
-    import onnxruntime
-
+    onnxruntime = importlib.import_module("onnxruntime")
     folder = Path(folder).expanduser()
     for name in FILES:
         if not (folder / name).is_file():
@@ -192,7 +191,8 @@ def load(folder: str | Path, *, threads: int | None = None, providers: tuple[str
             for name in FILES[:2]
         ]
     except (ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{folder / FILES[2]} is damaged: {type(error).__name__} {error}; export it again") from error
+        came = f"{type(error).__name__} {error}"
+        raise WeightsError(f"{folder / FILES[2]} is damaged: {came}; export it again") from error
     except Exception as error:  # onnxruntime's errors have no common base
         raise WeightsError(f"{folder}: damaged ONNX file ({error}); export it again") from error
     model_id = f"onnx:{values['model_id']}#{weights_hash([folder / name for name in FILES[:2]])}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -132,6 +133,7 @@ class Job:
         options: as given.
         splits: the parts there are; ("",) where no split was asked for.
         about: JSON-ready provenance.
+        files: closes what was opened by ``open``, also when the export fails in the middle.
     """
 
     folder: Path
@@ -139,6 +141,11 @@ class Job:
     options: Options
     splits: tuple[str, ...]
     about: Mapping[str, Any] = field(default_factory=dict)
+    files: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    def open(self, path: Path) -> IO[str]:
+        """Open a text file to write."""
+        return self.files.enter_context(path.open("w", encoding="utf-8"))
 
     def made(self, *parts: str) -> Path:
         """Return a folder inside, made if need be; empty names are left out."""
@@ -160,10 +167,10 @@ class Job:
 class JsonList:
     """A JSON list that is written entry by entry, so that its length does not matter to the memory."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, job: Job, path: Path) -> None:
         self.path = path
         self.count = 0
-        self._file: IO[str] = path.open("w", encoding="utf-8")
+        self._file = job.open(path)
 
     def add(self, value: Any) -> None:
         """Append one entry."""

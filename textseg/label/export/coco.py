@@ -22,7 +22,7 @@ class CocoWriter:
         self._polygons = polygons
         folder = job.made("annotations")
         job.made("images")
-        self._files = {split: _Spool(folder / f"{_name(split)}.json") for split in job.splits}
+        self._files = {split: _Spool(job, folder / f"{_name(split)}.json") for split in job.splits}
         self._next = 1
 
     def add(self, entry: Entry) -> None:
@@ -64,10 +64,10 @@ class CocoWriter:
 
 
 class _Spool:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, job: Job, path: Path) -> None:
         self.path = path
-        self.images = JsonList(path.with_suffix(".images.part"))
-        self.annotations = JsonList(path.with_suffix(".annotations.part"))
+        self.images = JsonList(job, path.with_suffix(".images.part"))
+        self.annotations = JsonList(job, path.with_suffix(".annotations.part"))
 
     def close(self, info: dict[str, Any], categories: list[dict[str, Any]]) -> None:
         self.images.close()

@@ -30,7 +30,7 @@ class HfWriter:
         split = SPLITS[entry.split]
         name = self._job.place(entry, split)
         if split not in self._files:  # a part without pictures gets no file: the reader stumbles over empty ones
-            self._files[split] = (self._job.made(split) / "metadata.jsonl").open("w", encoding="utf-8")
+            self._files[split] = self._job.open(self._job.made(split) / "metadata.jsonl")
         height, width = entry.size_hw
         objects = {
             "label": [row.label for row in entry.rows],

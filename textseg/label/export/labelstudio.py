@@ -32,7 +32,7 @@ class LabelStudioWriter:
     def __init__(self, job: Job) -> None:
         self.loss: Loss | None = Loss()
         self._job = job
-        self._tasks = JsonList(job.folder / "tasks.json")
+        self._tasks = JsonList(job, job.folder / "tasks.json")
 
     def add(self, entry: Entry) -> None:
         """Write one task."""

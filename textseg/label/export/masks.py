@@ -16,7 +16,7 @@ class MasksWriter:
     def __init__(self, job: Job) -> None:
         self.loss: Loss | None = Loss()
         self._job = job
-        self._index = (job.folder / "index.jsonl").open("w", encoding="utf-8")
+        self._index = job.open(job.folder / "index.jsonl")
 
     def add(self, entry: Entry) -> None:
         """Write one picture's masks and its line."""

@@ -114,7 +114,8 @@ def export(store: Store, formats: Sequence[str], out: Path, options: Options | N
         about = provenance(store, options)
         waiting = queue.waiting(store, options.confident) if options.confident is not None else {}
         run = _Run(store, options, waiting)
-        writers = {name: _WRITERS[name](run.job(parts[name], about)) for name in wanted}
+        files = stack.enter_context(contextlib.ExitStack())
+        writers = {name: _WRITERS[name](run.job(parts[name], about, files)) for name in wanted}
         for entry in run.entries():
             for writer in writers.values():
                 writer.add(entry)
@@ -146,10 +147,10 @@ class _Run:
             rows = ((picture.key, frozenset(row.class_id for row in rows)) for picture, rows in self._kept())
             self._split = split.assign(rows, options.split, options.seed)
 
-    def job(self, folder: Path, about: dict[str, Any]) -> Job:
+    def job(self, folder: Path, about: dict[str, Any], files: contextlib.ExitStack) -> Job:
         shares = self._options.split
         splits = ("",) if shares is None else tuple(p for p, s in zip(split.PARTS, shares, strict=False) if s > 0)
-        return Job(folder, self._store.classes(), self._options, splits, about)
+        return Job(folder, self._store.classes(), self._options, splits, about, files)
 
     def entries(self) -> Iterator[Entry]:
         """Yield the pictures that are exported; those that cannot be read any more are left out and told."""

@@ -34,7 +34,7 @@ class VocWriter:
         self._class, self._object = job.made("SegmentationClass"), job.made("SegmentationObject")
         main, segmentation = job.made("ImageSets", "Main"), job.made("ImageSets", "Segmentation")
         names = {split: f"{split or 'trainval'}.txt" for split in job.splits}
-        self._lists = {s: [(f / n).open("w", encoding="utf-8") for f in (main, segmentation)] for s, n in names.items()}
+        self._lists = {s: [job.open(f / n) for f in (main, segmentation)] for s, n in names.items()}
 
     def add(self, entry: Entry) -> None:
         """Write one picture, its XML and its two PNGs."""

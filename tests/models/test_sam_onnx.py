@@ -1,0 +1,118 @@
+"""ONNX: exported once, run by onnxruntime, compared with the model it came from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+
+from tests.models.meta_sam import blobs
+from textseg import geometry, image
+from textseg.errors import ModelError, PromptError, UnsupportedError, WeightsError
+from textseg.models import sam_onnx
+from textseg.models.sam import FAMILIES, SamSegmenter
+from textseg.models.sam_input import InputSpec
+from textseg.models.sam_tiny import tiny_model, tiny_processor
+from textseg.types import Prompts, Segmenter
+
+
+def segmenter(kind: str) -> SamSegmenter:
+    spec = InputSpec.from_processor(tiny_processor(kind))
+    return SamSegmenter(kind, FAMILIES[kind].network(tiny_model(kind)), spec, "tiny")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return sam_onnx.export(segmenter("sam"), tmp_path_factory.mktemp("onnx") / "new")
+
+
+@pytest.fixture(scope="module")
+def loaded(exported: Path) -> sam_onnx.OnnxSegmenter:
+    return sam_onnx.load(exported, threads=1)
+
+
+def asked(
+    n: int, *, box: bool = False, points: int = 0, mask: bool = False, text: int = 0, multi: bool = True
+) -> Prompts:
+    rng = np.random.default_rng(1)
+    return Prompts(
+        np.arange(n),
+        np.tile([[5, 5, 60, 60]], (n, 1)) + rng.uniform(0, 5, (n, 4)) if box else np.full((n, 4), np.nan),
+        rng.uniform(0, 70, (n, points, 2)),
+        rng.integers(0, 2, (n, points)),
+        rng.normal(0, 3, (n, 48, 64)) if mask else None,
+        rng.normal(0, 1, (n, text, 32)) if text else None,
+        multi,
+    )
+
+
+KINDS: list[dict[str, Any]] = [
+    {"box": True},
+    {"points": 1},
+    {"points": 3, "multi": False},
+    {"box": True, "points": 2},
+    {"mask": True},
+    {"box": True, "mask": True, "multi": False},
+    {"text": 1},
+    {"text": 2, "points": 1, "box": True},
+]
+
+
+@pytest.mark.parametrize("n", [1, 5])
+@pytest.mark.parametrize("kind", KINDS)
+def test_onnxruntime_agrees(kind: dict[str, Any], n: int, loaded: sam_onnx.OnnxSegmenter) -> None:
+    reference, picture = segmenter("sam"), image.read(blobs(75, 100))
+    one, two = loaded.encode(picture), reference.encode(picture)
+    np.testing.assert_allclose(one.features["image"], two.features["image"].numpy(), atol=1e-4)
+    got, wanted = loaded.decode(one, asked(n, **kind)), reference.decode(two, asked(n, **kind))
+    np.testing.assert_allclose(got.logits, wanted.logits, atol=1e-3)
+    np.testing.assert_allclose(got.predicted_iou, wanted.predicted_iou, atol=1e-3)
+    assert got.frame == wanted.frame
+    masks = [geometry.upscale_masks(answer.logits[0], answer.frame) for answer in (got, wanted)]
+    assert (masks[0] != masks[1]).mean() < 1e-3
+
+
+def test_it_is_a_segmenter(loaded: sam_onnx.OnnxSegmenter) -> None:
+    assert isinstance(loaded, Segmenter)
+    assert loaded.text_width == 32 and loaded.model_id.startswith("onnx:sam:tiny#")
+    embedding = loaded.encode(image.read(blobs(75, 100)))
+    assert loaded.decode(embedding, asked(0, box=True)).logits.shape == (0, 3, 32, 32)
+    with pytest.raises(PromptError, match="outside the picture"):
+        loaded.decode(embedding, Prompts([0], [[200, 5, 300, 9]], np.zeros((1, 0, 2)), np.zeros((1, 0))))
+    other = segmenter("sam").encode(image.read(blobs(75, 100)))
+    with pytest.raises(ModelError, match="made by 'sam:tiny'"):
+        loaded.decode(other, asked(1, box=True))
+
+
+def test_the_decoder_stands_alone(exported: Path) -> None:
+    import onnxruntime
+
+    run = onnxruntime.InferenceSession(str(exported / "decoder.onnx"), providers=["CPUExecutionProvider"])
+    assert [value.name for value in run.get_inputs()] == list(sam_onnx.INPUTS)
+    assert [value.name for value in run.get_outputs()] == list(sam_onnx.OUTPUTS)
+    assert sorted(path.name for path in exported.iterdir()) == sorted(sam_onnx.FILES)
+
+
+def test_damaged_folders(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"missing.*encoder\.onnx"):
+        sam_onnx.load(tmp_path)
+    copy = shutil.copytree(exported, tmp_path / "copy")
+    (copy / "decoder.onnx").write_bytes(b"nothing")
+    with pytest.raises(WeightsError, match="damaged ONNX file"):
+        sam_onnx.load(copy)
+    (copy / "model.json").write_text(json.dumps({"format": 1}))
+    with pytest.raises(WeightsError, match=r"model\.json is damaged"):
+        sam_onnx.load(copy)
+
+
+def test_other_families_say_so(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="SAM 2 cannot be exported"):
+        sam_onnx.export(segmenter("sam2"), tmp_path)
