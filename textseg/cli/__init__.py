@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from textseg import __version__
-from textseg.cli import doctor, label, models, run, segment
+from textseg.cli import doctor, label, label_tools, models, run, segment
 from textseg.errors import TextsegError
 
 
@@ -42,6 +42,10 @@ app = typer.Typer(
 )
 app.command("segment")(segment.segment)
 app.command("label")(label.label)
+app.command("export")(label_tools.export)
+app.command("review")(label_tools.review)
+app.command("corrections")(label_tools.corrections)
+app.command("eval-labels")(label_tools.eval_labels)
 app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.doctor)
 app.command("demo")(run.demo)
