@@ -27,4 +27,4 @@ def box_prior(boxes_xyxy: Float, size_hw: tuple[int, int], out_hw: tuple[int, in
     across = (np.arange(out_hw[1], dtype=np.float32) + 0.5 - (x0 + x1) / 2) / np.maximum((x1 - x0) / 2, 0.5)
     down = (np.arange(out_hw[0], dtype=np.float32) + 0.5 - (y0 + y1) / 2) / np.maximum((y1 - y0) / 2, 0.5)
     distance = down[:, :, None] ** 2 + across[:, None, :] ** 2  # (N, h, w), 1 on the ellipse
-    return np.clip(peak * (1.0 - distance), -peak, peak).astype(np.float32)
+    return np.asarray(np.clip(peak * (1.0 - distance), -peak, peak), dtype=np.float32)

@@ -187,7 +187,7 @@ def test_a_video_by_sampled_frames(tmp_path: Path) -> None:
 def test_a_video_without_pyav_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "v.mp4").write_bytes(b"x")
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(DataError, match="pip install av"):
+    with pytest.raises(DataError, match=r"textseg\[video\]"):
         keys(tmp_path / "v.mp4")
 
 

@@ -112,7 +112,7 @@ def read_bytes(uri: str) -> bytes:
         ImageError: it cannot be fetched. DataError: its protocol needs a package that is not installed.
     """
     try:
-        import fsspec  # type: ignore[import-untyped]
+        import fsspec
 
         with fsspec.open(uri, "rb") as file:
             data: bytes = file.read(MAX_BYTES + 1)

@@ -201,7 +201,7 @@ def _zip(path: Path) -> Iterator[Item]:
 def _address(url: str) -> Iterator[Item]:
     """Yield the pictures below an fsspec address, or those that match its wildcards."""
     try:
-        import fsspec  # type: ignore[import-untyped]
+        import fsspec
 
         system, root = fsspec.core.url_to_fs(url)
         wild = glob.has_magic(root)

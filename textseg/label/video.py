@@ -98,5 +98,5 @@ def _av() -> Any:
     try:
         import av
     except ImportError as error:
-        raise DataError("labelling a video needs PyAV: pip install av") from error
+        raise DataError("labelling a video needs PyAV: pip install 'textseg[video]'") from error
     return av

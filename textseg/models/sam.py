@@ -43,7 +43,7 @@ DTYPES: dict[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-"""Precisions of the image encoder; decoding is always float32."""
+"""Precisions of the image encoder, and of SAM's mask decoder."""
 
 MOST_PROMPTS = 32
 _CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
@@ -67,6 +67,7 @@ def load(
     revision: str | None = None,
     device: str = "cpu",
     dtype: str = "float32",
+    decoder_dtype: str = "float32",
     chunk: int | None = None,
 ) -> SamSegmenter:
     """Load a segmenter.
@@ -78,6 +79,7 @@ def load(
         revision: branch, tag or commit of a hub model.
         device: "cpu", "cuda" …
         dtype: precision of the image encoder, a key of ``DTYPES``; features and weights are held in float32.
+        decoder_dtype: precision of SAM's mask decoder on the picture's side; the other families use float32.
         chunk: the most prompts in one call of the decoder; None chooses by the model's size and the device.
 
     Raises:
@@ -88,9 +90,11 @@ def load(
     """
     chosen = family(kind)
     check_options(dtype, chunk)
+    check_options(decoder_dtype, chunk)
     where = resolve_device(device)
     name = model if revision is None or Path(model).expanduser().is_dir() else f"{model}@{revision}"
     network, spec, model_id = load_network(chosen, name, str(where))
+    network.decode_in(DTYPES[decoder_dtype])
     return SamSegmenter(kind, network, spec, model_id, dtype=dtype, chunk=chunk)
 
 

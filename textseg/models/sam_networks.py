@@ -48,7 +48,12 @@ class SamNetwork:
         with torch.no_grad():
             self.position: torch.Tensor = model.get_image_wide_positional_embeddings()  # (1, D, h, w)
         self.device = self.position.device
-        self.fast = FastDecoder(model.mask_decoder, self.position) if self.has_fast else None
+        self.fast: FastDecoder | None = None
+        self.decode_in(torch.float32)
+
+    def decode_in(self, dtype: torch.dtype) -> None:
+        """Choose the precision of the fast decoder's products on the picture's side; without one it is float32."""
+        self.fast = FastDecoder(self.model.mask_decoder, self.position, dtype) if self.has_fast else None
 
     def features(self, pixels: torch.Tensor) -> Features:
         """Return what decoding needs of a (1, 3, H, W) input: ``image``, (1, D, h, w)."""
@@ -99,6 +104,8 @@ class SamNetwork:
             return logits[index[:, 0], index[:, 1], : part_hw[0], : part_hw[1]], iou[index[:, 0], index[:, 1]], index
         iou = self.fast.quality(answer)[:, wanted]
         index = (iou > min_iou).nonzero()  # (n, 2)
+        if not len(index):
+            return iou.new_empty(0, *part_hw), iou.new_empty(0), index
         rows, back = torch.unique(index[:, 0], return_inverse=True)
         tokens_hw = (-(-part_hw[0] // 4), -(-part_hw[1] // 4))
         logits = self.fast.draw(answer, None if len(rows) == len(iou) else rows, wanted, tokens_hw)

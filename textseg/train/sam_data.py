@@ -373,7 +373,7 @@ class SamBatches(IterableDataset[Batch]):
     ) -> None:
         self.sources, self.maker, self.windows = sources, maker, list(windows)
         self.batch, self.seed = batch, seed
-        self.stage = torch.zeros(1, dtype=torch.int64).share_memory_()
+        self.stage = torch.zeros(1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def __iter__(self) -> Iterator[Batch]:
         info = torch.utils.data.get_worker_info()
