@@ -33,12 +33,19 @@ def name_of(words: list[str]) -> str:
     return " ".join(words)[:60]
 
 
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with the examples; what one command writes, the next may read, as for a reader."""
+    path = tmp_path_factory.mktemp("readme")
+    shutil.copytree(ROOT / "examples", path / "examples")
+    return path
+
+
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with the examples, where outputs may be written."""
-    shutil.copytree(ROOT / "examples", tmp_path / "examples")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def folder(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, and one stands in it."""
+    monkeypatch.chdir(workplace)
+    return workplace
 
 
 @pytest.mark.parametrize("words", [w for w in commands() if w[0] == "textseg"], ids=name_of)
