@@ -87,9 +87,7 @@ def test_box_recall() -> None:
 
 def test_ellipse_fills_its_box() -> None:
     mask = metrics.ellipse_mask(np.array([1, 0, 5, 4], np.float32), (4, 6))
-    expected = np.array(
-        [[0, 0, 1, 1, 0, 0], [0, 1, 1, 1, 1, 0], [0, 1, 1, 1, 1, 0], [0, 0, 1, 1, 0, 0]], bool
-    )
+    expected = np.array([[0, 0, 1, 1, 0, 0], [0, 1, 1, 1, 1, 0], [0, 1, 1, 1, 1, 0], [0, 0, 1, 1, 0, 0]], bool)
     assert (mask == expected).all()
 
 

@@ -63,10 +63,7 @@ class RankFit:
         """Return the lines for a preset's YAML."""
         weights = ", ".join(f"{name}: {value:.3f}" for name, value in self.config.weights.items())
         missing = ", ".join(f"{name}: {value:.3f}" for name, value in self.config.missing.items())
-        return (
-            f"rank:\n  threshold: {self.config.threshold:g}\n"
-            f"  weights: {{{weights}}}\n  missing: {{{missing}}}\n"
-        )
+        return f"rank:\n  threshold: {self.config.threshold:g}\n  weights: {{{weights}}}\n  missing: {{{missing}}}\n"
 
     def summary(self) -> str:
         """Return the report and a short curve, one figure a line."""

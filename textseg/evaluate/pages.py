@@ -109,9 +109,7 @@ class Material:
         return SceneComposer(self.cutouts, grounds, config)
 
 
-def ask(
-    sample: Sample, noun: str, color: str | None, text: str, kind: str, *, lenient: bool = False
-) -> Ask:
+def ask(sample: Sample, noun: str, color: str | None, text: str, kind: str, *, lenient: bool = False) -> Ask:
     """Return what "``color`` ``noun``", asked as ``text``, means in a labelled picture.
 
     Args:

@@ -224,9 +224,7 @@ def components(mask: UInt8, least_share: float = 0.08) -> list[UInt8]:
     return [np.where(regions == i, mask, 0).astype(np.uint8) for i in kept]
 
 
-def masked_crop(
-    image_rgb: UInt8, mask: NDArray[np.bool_], rng: np.random.Generator, side: int = 112
-) -> UInt8 | None:
+def masked_crop(image_rgb: UInt8, mask: NDArray[np.bool_], rng: np.random.Generator, side: int = 112) -> UInt8 | None:
     """A square crop (s, s, 3) uint8 around a mask for CLIP, s ≤ `side`; None where the mask is empty.
 
     As the SAM paper: the mask's box grown by 1× to 2×, squared, and with even odds the pixels outside

@@ -163,9 +163,7 @@ def _prompts(
 
 def _low_mask(mask: NDArray[np.bool_], size_wh: tuple[int, int], shape: SamShape, low: int) -> UInt8:
     framed = np.zeros((shape.image_size, shape.image_size), np.uint8)
-    framed[: size_wh[1], : size_wh[0]] = cv2.resize(
-        mask.astype(np.uint8) * 255, size_wh, interpolation=cv2.INTER_AREA
-    )
+    framed[: size_wh[1], : size_wh[0]] = cv2.resize(mask.astype(np.uint8) * 255, size_wh, interpolation=cv2.INTER_AREA)
     return sp.as_uint8(cv2.resize(framed, (low, low), interpolation=cv2.INTER_AREA))
 
 
