@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from textseg.models import sam_encode
 from textseg.models.sam_decode import Answer, FastDecoder, Picture
 from textseg.models.sam_prompts import PromptTensors
 from textseg.types import Frame
@@ -57,6 +58,8 @@ class SamNetwork:
 
     def features(self, pixels: torch.Tensor) -> Features:
         """Return what decoding needs of a (1, 3, H, W) input: ``image``, (1, D, h, w)."""
+        if self.device.type == "cpu":
+            return {"image": sam_encode.encode(self.model.vision_encoder, pixels)}
         return {"image": self.model.get_image_embeddings(pixels)}
 
     def picture(self, features: Features) -> Picture | None:
