@@ -57,9 +57,9 @@ def at_import_time(path: Path) -> set[str]:
 
 
 def part(path: Path) -> str:
-    """Return a file's place in the package: "models", "train", "rank" …; "cli" for cli_label.py and its like."""
+    """Return a file's place in the package: "models", "train", "rank" …"""
     name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    return "cli" if name.startswith("cli_") else name
+    return name
 
 
 def relative(path: Path) -> str:

@@ -12,7 +12,8 @@ import typer
 from typer.testing import CliRunner
 
 from tests.fakes import fake_pipeline, scene
-from textseg import cli_everything, sa1b
+from textseg import sa1b
+from textseg.cli import everything as cli_everything
 from textseg.errors import ConfigError, DataError, TextsegError
 
 app = typer.Typer()

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from textseg import __version__
-from textseg.cli import doctor, label, label_tools, models, run, segment
+from textseg.cli import doctor, everything, label, label_tools, models, run, segment
 from textseg.errors import TextsegError
 
 
@@ -41,6 +41,8 @@ app = typer.Typer(
     help="Type words, get masks.",
 )
 app.command("segment")(segment.segment)
+app.command("everything")(everything.everything)
+app.command("edges")(everything.edges)
 app.command("label")(label.label)
 app.command("export")(label_tools.export)
 app.command("review")(label_tools.review)
