@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -94,15 +92,17 @@ def test_wrong_usage(tmp_path: Path) -> None:
     assert not out.exists()
 
 
-def test_exports_run_after_the_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exports_run_after_the_labels_and_say_what_they_lose(tmp_path: Path) -> None:
     pictures, out = make_pictures(tmp_path / "in", 2), tmp_path / "labels"
-    calls: list[tuple[int, list[str], Path]] = []
-    module = types.ModuleType("textseg.label.export")
-    module.export = lambda store, formats, out: calls.append((store.count(), formats, out))  # type: ignore[attr-defined]
-    module.FORMATS = ("coco", "yolo")  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "textseg.label.export", module)
-    assert call(pictures, "-c", "red box", "-o", out, "-f", "coco", "-f", "yolo").exit_code == 0
-    assert calls == [(2, ["coco", "yolo"], out)]
+    done = call(pictures, "-c", "red box", "-o", out, "-f", "coco", "-f", "yolo-boxes")
+    assert done.exit_code == 0
+    assert (out / "coco" / "annotations" / "instances.json").is_file()
+    assert ("exact" in done.output, "boxes only" in done.output) == (True, True)
     assert "unknown 'cocoo'; did you mean 'coco'" in refused(pictures, "-c", "red box", "-o", out, "-f", "cocoo")
-    monkeypatch.setitem(sys.modules, "textseg.label.export", None)
-    assert "has no exporters" in refused(pictures, "-c", "red box", "-o", out, "-f", "coco")
+
+
+def test_nothing_labelled_is_said_before_any_export(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "bad.png").write_bytes(b"")
+    done = call(tmp_path / "in", "-c", "red box", "-o", tmp_path / "labels", "-f", "coco")
+    assert (done.exit_code, (tmp_path / "labels" / "coco").exists()) == (4, False)

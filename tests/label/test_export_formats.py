@@ -298,6 +298,9 @@ def test_sa1b_by_its_reader(reports: dict[str, Report], wanted: Wanted) -> None:
         found = [(one["label"], content.mask(k)) for k, one in enumerate(content.annotations)]
         same(found, wanted[keys[path.stem]])
         assert image.read(folder / content.file_name).size_hw == content.size_hw
+        for k, one in enumerate(content.annotations):
+            ((x, y),) = one["point_coords"]
+            assert content.mask(k)[int(y), int(x)]
 
 
 def test_hugging_face_by_datasets(

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from tests.label.stores import SETTINGS, hard_masks, make_store, mask_of, new_mask
 from textseg import geometry
+from textseg.cli import app
 from textseg.errors import DataError
 from textseg.label.export import export
 from textseg.label.records import Labelled
@@ -128,3 +130,24 @@ def test_another_size_is_told(tmp_path: Path) -> None:
         store.record(Labelled("a.png", "/in/a.png", "d", (4, 6), (mask,), {}, 0.1))
         with pytest.raises(DataError, match="is 200x200 there, 6x4 here"):
             score(store, truth)
+
+
+def test_on_the_command_line(tmp_path: Path) -> None:
+    out = make_store(tmp_path)
+    with Store.read(out) as store:
+        (coco,) = export(store, ["coco"], tmp_path / "exports")
+    truth, record = coco.folder / "annotations" / "instances.json", tmp_path / "score.json"
+    done = CliRunner().invoke(app, ["eval", str(out), str(truth), "--out", str(record)])
+    assert done.exit_code == 0, done.output
+    assert all(word in done.output for word in ("precision", "mean IoU", "small", "6 pictures compared"))
+    first = CliRunner().invoke(app, ["eval", "--json", str(out), str(truth)])  # options may come first
+    assert json.loads(first.output) == json.loads(record.read_text("utf-8"))
+    assert json.loads(first.output)["total"]["mean_iou"] == 1.0
+
+
+def test_wrong_usage_of_the_command(tmp_path: Path) -> None:
+    refused = CliRunner().invoke(app, ["eval", str(tmp_path / "nowhere"), "truth.json"])
+    assert (refused.exit_code, "is missing" in refused.output) == (2, True)
+    assert CliRunner().invoke(app, ["eval", str(make_store(tmp_path))]).exit_code == 2
+    told = CliRunner().invoke(app, ["eval", "--help"])
+    assert (told.exit_code, "textseg eval LABELS TRUTH.json" in told.output) == (0, True)

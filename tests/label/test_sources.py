@@ -39,6 +39,15 @@ def test_a_folder_gives_its_pictures_below_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are Unicode there")
+def test_a_folder_called_like_a_picture_is_told_unless_it_holds_some(tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").mkdir()
+    make_picture(tmp_path / "some.jpg" / "a.png")
+    items = list(open_source(tmp_path).items())
+    assert [item.key for item in items] == ["empty.jpg/", "some.jpg/a.png"]
+    with pytest.raises(ImageError, match="a folder without pictures, expected a picture file"):
+        items[0].read()
+
+
 def test_names_that_are_not_utf8_can_be_kept_and_read(tmp_path: Path) -> None:
     make_picture(tmp_path / "a.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xe4.png"))
     (item,) = open_source(tmp_path).items()

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from textseg import __version__
-from textseg.cli import doctor, everything, label, label_tools, models, run, segment
+from textseg.cli import demo, doctor, everything, label, label_tools, models, run, segment
 from textseg.errors import TextsegError
 
 
@@ -47,10 +47,10 @@ app.command("label")(label.label)
 app.command("export")(label_tools.export)
 app.command("review")(label_tools.review)
 app.command("corrections")(label_tools.corrections)
-app.command("eval-labels")(label_tools.eval_labels)
+app.command("merge")(label_tools.merge)
 app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.doctor)
-app.command("demo")(run.demo)
+app.command("demo")(demo.demo)
 app.command("eval", context_settings=run.PASS_ON, add_help_option=False)(run.evaluate)
 app.command("train", context_settings=run.PASS_ON)(run.train)
 

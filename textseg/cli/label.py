@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -64,16 +63,16 @@ def label(
     ] = 2,
 ) -> None:
     """Label a folder of pictures by class names. Kill it any time: the same command goes on where it stopped."""
-    from textseg.label.run import RunConfig
+    from textseg.label.run import GOOD, SOME_FAILED, RunConfig
     from textseg.label.sources import Shard, open_source
 
     _check(engine, new and override)
     config = RunConfig(Shard.parse(shard), limit, retry_failed)
-    exporter = _exporter(formats or [])  # a missing exporter is told before the night, not after it
+    exporter = _exporter(formats or [])  # a wrong format is told before the night, not after it
     pictures = open_source(source, every_seconds=every, leave_out=[out])
     wanted = _ontology(classes, ontology, pictures)
     progress = _run(pictures, wanted, out, config, (preset, device, threshold), (new, override), (engine, workers))
-    if exporter is not None and not progress.interrupted:
+    if exporter is not None and progress.exit_code in (GOOD, SOME_FAILED):
         exporter(out)
     raise typer.Exit(progress.exit_code)
 
@@ -152,25 +151,26 @@ def _ontology(classes: str | None, path: Path | None, source: Source) -> Ontolog
 
 
 def _exporter(formats: list[str]) -> Callable[[Path], None] | None:
-    """Return what exports the store in the formats, or None where none is wanted."""
+    """Return what exports the store in the formats, or None where none is wanted.
+
+    Raises:
+        ConfigError: an unknown format.
+    """
     if not formats:
         return None
-    from textseg.errors import ConfigError, UnsupportedError, nearest
+    from textseg.cli.label_tools import show_reports
+    from textseg.errors import ConfigError, nearest
+    from textseg.label.export import FORMATS, export
 
-    try:
-        export = importlib.import_module("textseg.label.export")
-    except ImportError as error:
-        raise UnsupportedError(f"--format: this installation has no exporters ({error}); leave --format out") from error
-    known = tuple(getattr(export, "FORMATS", ()))
     for name in formats:
-        if known and name not in known:
-            raise ConfigError(f"--format: unknown {name!r}; {nearest(name, known)}")
+        if name not in FORMATS:
+            raise ConfigError(f"--format: unknown {name!r}; {nearest(name, FORMATS)}")
 
     def run(out: Path) -> None:
         from textseg.label.store import Store
 
         with Store.read(out) as store:
-            export.export(store, formats, out)
+            show_reports(export(store, formats, out))
 
     return run
 

@@ -1,9 +1,10 @@
-"""What comes after labelling: ``textseg export``, ``review``, ``corrections`` and ``eval-labels``."""
+"""What comes after labelling: ``textseg export``, ``review``, ``corrections``, ``merge`` and ``eval`` of labels."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,14 +60,15 @@ def export(
     options = Options(shares, seed, check_mode(pictures), confident, rejected)
     with Store.read(labels) as store:
         reports = run(store, formats, _folder(labels) if out is None else out, options)
-    _show_reports(reports)
+    show_reports(reports)
 
 
 def _folder(labels: Path) -> Path:
     return labels.parent if labels.suffix == ".sqlite" else labels
 
 
-def _show_reports(reports: list[Report]) -> None:
+def show_reports(reports: list[Report]) -> None:
+    """Print what each export holds, and what its format could not hold exactly."""
     table = show.simple_table("format", "folder", "split", "masks as read back", right=["pictures", "empty", "masks"])
     for one in reports:
         parts = ", ".join(f"{part} {count}" for part, count in one.splits.items()) or "–"
@@ -142,6 +144,35 @@ def corrections(
         show.line(f"left alone: {name}: {why}")
 
 
+def merge(
+    labels: Annotated[
+        list[Path],
+        typer.Argument(help="Output folders of 'textseg label', such as those of shards.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the merged labels; made if need be.")],
+    override: Annotated[bool, typer.Option("--override", help="Also take labels made with other settings.")] = False,
+) -> None:
+    """Bring the labels of several machines (--shard) together; merging the same labels again changes nothing.
+
+    Example: textseg merge labels-1/ labels-2/ labels-3/ -o labels/
+    """
+    from textseg.label.merge import merge as run
+    from textseg.label.store import Store
+
+    for folder in labels:
+        _existing(folder)
+    with Store.write(out) as store:
+        taken = run(store, labels, override=override)
+        whole = f"{store.count('done')} pictures labelled, {store.count('failed')} failed, {store.mask_count()} masks"
+    for one in taken:
+        show.line(
+            f"{one.store}: {one.pictures} pictures, {one.failed} failed, {one.masks} masks; {one.already} there already"
+        )
+        for key in one.different:
+            show.line(f"left out: {key}: another picture by the same name is there; label the folders apart")
+    show.line(f"{out}: {whole}")
+
+
 def _existing(labels: Path) -> Path:
     """Return the folder if it has a store: writing to one that is missing would make an empty one."""
     from textseg.label.store import Store
@@ -170,6 +201,20 @@ def eval_labels(
         typer.echo(text)
     else:
         _show_score(result)
+
+
+def asks_for_labels(arguments: Sequence[str]) -> bool:
+    """Return whether ``textseg eval`` is given labels rather than options of a preset alone."""
+    from textseg.label.store import locate
+
+    return bool(arguments) and (not arguments[0].startswith("-") or any(locate(one).is_file() for one in arguments))
+
+
+def run_eval(arguments: Sequence[str]) -> None:
+    """Run ``eval_labels`` on what follows ``textseg eval``."""
+    door = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+    door.command()(eval_labels)
+    typer.main.get_command(door).main(list(arguments), prog_name="textseg eval", standalone_mode=False)
 
 
 def _write(path: Path, text: str) -> None:

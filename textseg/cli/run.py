@@ -1,38 +1,27 @@
-"""``textseg demo``, ``textseg eval`` and ``textseg train``: thin doors to code that lives elsewhere."""
+"""``textseg eval`` and ``textseg train``: thin doors to code that lives elsewhere."""
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any
 
 import typer
-
-from textseg.cli.segment import DeviceOption, PresetOption
 
 PASS_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
 PARTS = ("clip", "detector", "sam")
 
 
-def demo(
-    preset: PresetOption = "nano",
-    device: DeviceOption = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 7860,
-) -> None:
-    """Open the web page: type words, see masks."""
-    from textseg.build import load
-
-    page = app_module().build_page(load(preset, device=device))
-    page.launch(server_name=host, server_port=port)
-
-
 def evaluate(context: typer.Context) -> None:
-    """Measure a preset on labelled pictures: textseg eval --help."""
+    """Measure labels against their truth (textseg eval labels/ truth.json), or a preset: textseg eval --help."""
+    from textseg.cli import label_tools
     from textseg.evaluate.run import main
 
+    if label_tools.asks_for_labels(context.args):
+        label_tools.run_eval(context.args)
+        return
+    if {"-h", "--help"} & set(context.args):
+        typer.echo("Labels against their truth: textseg eval LABELS TRUTH.json (textseg eval LABELS --help). A preset:")
     main(context.args)
 
 
@@ -64,14 +53,3 @@ def train(
     for part in parts:
         module = importlib.import_module(f"textseg.train.{part}")
         module.main(["--config", str(folder / f"{part}.yaml"), "--out", str(out / part), *context.args])
-
-
-def app_module() -> ModuleType:
-    """Return the demo: ``textseg.app`` inside a wheel, the ``app.py`` beside the package in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    path = next(p for p in (package / "app.py", package.parent / "app.py") if p.is_file())
-    spec = importlib.util.spec_from_file_location("textseg_app", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from textseg.errors import ConfigError
-from textseg.label import schema
 from textseg.label.records import MaskRow, PictureRow
 from textseg.label.store import Store
 
@@ -86,9 +85,9 @@ def waiting(store: Store, confident: float = CONFIDENT) -> dict[str, str]:
 
 def reviewed(store: Store) -> dict[str, str]:
     """Return key → kind ("seen" or "corrected") of the pictures that a person has looked at as a whole."""
-    if store._one("SELECT 1 FROM sqlite_master WHERE name = 'reviews'") is None:
+    if not list(store.rows("SELECT 1 FROM sqlite_master WHERE name = 'reviews'")):
         return {}  # a store of layout 1 that was not written to since
-    return dict(store._all("SELECT p.key, r.kind FROM reviews r JOIN pictures p ON p.id = r.picture"))
+    return dict(store.rows("SELECT p.key, r.kind FROM reviews r JOIN pictures p ON p.id = r.picture"))
 
 
 def mark(store: Store, kinds: dict[str, str], note: str = "") -> int:
@@ -102,9 +101,8 @@ def mark(store: Store, kinds: dict[str, str], note: str = "") -> int:
     Raises:
         DataError: the store was opened to read, or cannot be written.
     """
-    writer = store._writing()
     done = 0
-    with schema.told(store.path), schema.transaction(writer):
+    with store.writing() as writer:
         for key, kind in kinds.items():
             row = writer.execute("SELECT id FROM pictures WHERE key = ? AND status = 'done'", (key,)).fetchone()
             if row is None:

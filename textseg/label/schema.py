@@ -100,7 +100,7 @@ def connect_to_write(path: Path) -> sqlite3.Connection:
         DataError: it cannot be made or written to, is not a store, or is of a newer textseg.
     """
     with told(path):
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30, uri=True)
         try:
             connection.execute("PRAGMA foreign_keys = ON")
             _check(connection, path)
@@ -148,18 +148,34 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
 
 
 def _open_to_read(path: Path) -> sqlite3.Connection:
-    """Open read-only; where WAL's side files cannot be made (a read-only folder), as a file that nobody changes."""
+    return sqlite3.connect(_address(path), uri=True, isolation_level=None, check_same_thread=False)
+
+
+def _address(path: Path) -> str:
+    """Return a read-only address; where WAL's side files cannot be made (a read-only folder), of an unchanging file."""
     address = path.resolve().as_uri()
-    connection = sqlite3.connect(f"{address}?mode=ro", uri=True, isolation_level=None, check_same_thread=False)
     try:
-        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        return connection
+        with contextlib.closing(sqlite3.connect(f"{address}?mode=ro", uri=True)) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.OperationalError:
-        connection.close()
         log = path.with_name(path.name + "-wal")
         if log.exists() and log.stat().st_size:
             raise  # committed pictures are in the log, which cannot be read here
-        return sqlite3.connect(f"{address}?immutable=1", uri=True, isolation_level=None, check_same_thread=False)
+        return f"{address}?immutable=1"
+    return f"{address}?mode=ro"
+
+
+@contextlib.contextmanager
+def attached(connection: sqlite3.Connection, other: Path | None) -> Iterator[None]:
+    """Show another database as ``other``, to read; None shows none. Not inside a transaction."""
+    if other is None:
+        yield
+        return
+    connection.execute("ATTACH ? AS other", (_address(other),))
+    try:
+        yield
+    finally:
+        connection.execute("DETACH other")
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:

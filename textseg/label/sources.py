@@ -144,7 +144,10 @@ def _folder(root: Path, left_out: frozenset[str]) -> Iterator[Item]:
             for name in subfolders
             if not name.startswith(".") and os.path.abspath(os.path.join(folder, name)) not in left_out
         )
-        for name in sorted(filter(is_picture, names)):
+        pictures = sorted(filter(is_picture, names))
+        if not pictures and not subfolders and folder != str(root) and is_picture(os.path.basename(folder)):
+            yield _no_picture(root, folder)
+        for name in pictures:
             path = Path(folder, name)
             yield Item(safe_key(os.path.relpath(path, root)), path_uri(path))
     while unlisted:
@@ -155,6 +158,12 @@ def _unlisted(root: Path, error: OSError) -> Item:
     folder = str(error.filename or root)
     key = safe_key(os.path.relpath(folder, root)) + "/"
     return Item(key, path_uri(Path(folder)), problem=f"{folder}: the folder cannot be listed: {error.strerror}")
+
+
+def _no_picture(root: Path, folder: str) -> Item:
+    """Return what lists a folder that is called like a picture and holds none: something went wrong there."""
+    key = safe_key(os.path.relpath(folder, root)) + "/"
+    return Item(key, path_uri(Path(folder)), problem=f"{folder}: a folder without pictures, expected a picture file")
 
 
 def _glob(pattern: str) -> Iterator[Item]:

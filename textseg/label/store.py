@@ -128,8 +128,7 @@ class Store:
                 "use --override to keep what is labelled and go on with the new settings, --new to begin again "
                 "(the old store is kept under another name), or another output folder"
             )
-        writer = self._writing()
-        with schema.told(self.path), schema.transaction(writer):
+        with self.writing() as writer:
             known = {str(name): int(i) for i, name in writer.execute("SELECT id, name FROM classes")}
             for name in class_names:
                 if name not in known:
@@ -151,8 +150,7 @@ class Store:
         Raises:
             DataError: the disk is full, read-only or broken; what was committed before stays.
         """
-        writer = self._writing()
-        with schema.told(self.path), schema.transaction(writer):
+        with self.writing() as writer:
             if isinstance(outcome, Failed):
                 self._put_failed(writer, outcome)
             else:
@@ -160,8 +158,7 @@ class Store:
 
     def finish(self, ended: str) -> None:
         """Note how the run ended: "done", "interrupted" or "error"."""
-        writer = self._writing()
-        with schema.told(self.path):
+        with self.writing() as writer:
             writer.execute("UPDATE runs SET finished = ?, ended = ? WHERE id = ?", (time.time(), ended, self._run))
 
     def decide(self, mask_id: int, verdict: Verdict | None, note: str = "") -> None:
@@ -170,8 +167,7 @@ class Store:
         Raises:
             DataError: no such mask, or the store cannot be written.
         """
-        writer = self._writing()
-        with schema.told(self.path), schema.transaction(writer):
+        with self.writing() as writer:
             if writer.execute("SELECT 1 FROM masks WHERE id = ?", (mask_id,)).fetchone() is None:
                 raise DataError(f"no mask {mask_id} in {self.path}: the picture may have been labelled again since")
             writer.execute("DELETE FROM decisions WHERE mask = ?", (mask_id,))
@@ -216,10 +212,20 @@ class Store:
             (failed.key, failed.uri, failed.kind, _text(failed.reason), self._run, time.time()),
         )
 
-    def _writing(self) -> sqlite3.Connection:
+    @contextlib.contextmanager
+    def writing(self, other: Path | None = None) -> Iterator[sqlite3.Connection]:
+        """Change the database inside the ``with``: all of it is committed, or nothing.
+
+        Args:
+            other: another store's database file, which is seen as ``other`` (``FROM other.pictures``), to read.
+
+        Raises:
+            DataError: the store was opened to read, or the disk is full, read-only or broken.
+        """
         if self._writer is None:
             raise DataError(f"{self.path} was opened to read; open it with Store.write to change it")
-        return self._writer
+        with schema.told(self.path), schema.attached(self._writer, other), schema.transaction(self._writer):
+            yield self._writer
 
     # ------------------------------------------------------------ reading
 
@@ -239,7 +245,7 @@ class Store:
 
     def classes(self) -> tuple[str, ...]:
         """Return the labels; a class's id is its index here and never changes."""
-        return tuple(row[0] for row in self._all("SELECT name FROM classes ORDER BY id"))
+        return tuple(row[0] for row in self.rows("SELECT name FROM classes ORDER BY id"))
 
     def runs(self) -> list[RunRow]:
         """Return the runs, oldest first: their settings and models are the labels' provenance."""
@@ -248,7 +254,7 @@ class Store:
     def pictures(self, status: Status | None = None) -> Iterator[PictureRow]:
         """Yield the pictures in the order of their keys; those without objects are there, too."""
         where, values = ("", ()) if status is None else ("WHERE status = ?", (status,))
-        for row in self._all(f"SELECT {_PICTURE} FROM pictures {where} ORDER BY key", values):
+        for row in self.rows(f"SELECT {_PICTURE} FROM pictures {where} ORDER BY key", values):
             yield _picture(row)
 
     def picture(self, key: str) -> PictureRow | None:
@@ -259,7 +265,7 @@ class Store:
     def masks(self, key: str | None = None) -> Iterator[MaskRow]:
         """Yield the masks of one picture, or of all in the order of their keys."""
         where, values = ("", ()) if key is None else ("WHERE p.key = ?", (key,))
-        for row in self._all(f"{_MASKS} {where} ORDER BY p.key, m.ordinal", values):
+        for row in self.rows(f"{_MASKS} {where} ORDER BY p.key, m.ordinal", values):
             yield _mask(row)
 
     def labelled(self) -> Iterator[tuple[PictureRow, list[MaskRow]]]:
@@ -279,15 +285,15 @@ class Store:
 
     def check(self) -> list[str]:
         """Return what SQLite finds wrong with the file; empty when it is sound."""
-        found = [str(row[0]) for row in self._all("PRAGMA integrity_check")]
-        broken = [f"{row[0]}: row {row[1]} has no {row[2]}" for row in self._all("PRAGMA foreign_key_check")]
+        found = [str(row[0]) for row in self.rows("PRAGMA integrity_check")]
+        broken = [f"{row[0]}: row {row[1]} has no {row[2]}" for row in self.rows("PRAGMA foreign_key_check")]
         return ([] if found == ["ok"] else found) + broken
 
     def _any_picture(self) -> bool:
         return self._one("SELECT 1 FROM pictures LIMIT 1") is not None
 
     def _runs(self, order: str) -> Iterator[RunRow]:
-        for row in self._all(
+        for row in self.rows(
             f"SELECT id, started, finished, ended, settings_hash, settings, models, version FROM runs {order}"
         ):
             yield RunRow(
@@ -299,7 +305,8 @@ class Store:
         with schema.told(self.path):
             return self._reader.execute(sql, values).fetchone()
 
-    def _all(self, sql: str, values: tuple[Any, ...] = ()) -> Iterator[Any]:
+    def rows(self, sql: str, values: tuple[Any, ...] = ()) -> Iterator[Any]:
+        """Yield what a query finds, row by row; for the modules that add to the layout (``schema``)."""
         with schema.told(self.path):
             cursor = self._reader.execute(sql, values)
         while True:
