@@ -299,23 +299,6 @@ def test_train_misuse(arguments: list[str], message: str) -> None:
     assert message in done.stderr
 
 
-def test_demo_builds_and_launches(monkeypatch: pytest.MonkeyPatch, fake_models: list[tuple[Any, Any]]) -> None:
-    launched: dict[str, Any] = {}
-
-    class App:
-        @staticmethod
-        def build_page(_: Any) -> Any:
-            class Page:
-                launch = staticmethod(launched.update)
-
-            return Page
-
-    monkeypatch.setattr("textseg.cli.run.app_module", lambda: App)
-    assert call("demo", "--port", "8123").exit_code == 0
-    assert launched == {"server_name": "127.0.0.1", "server_port": 8123}
-    assert fake_models == [("nano", None)]
-
-
 # ---------------------------------------------------------------- as a process
 
 

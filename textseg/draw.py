@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
 import supervision as sv
 
+from textseg import geometry
 from textseg.errors import ConfigError, ShapeError
-from textseg.types import Bool, UInt8
+from textseg.types import Bool, Int, UInt8
 
 if TYPE_CHECKING:
     from textseg.result import Result
@@ -52,16 +54,38 @@ def overlay(result: Result, *, opacity: float = 0.45, only: Sequence[int] | None
     if not 0.0 <= opacity <= 1.0:
         raise ConfigError(f"opacity: got {opacity}, expected a number in 0..1")
     shown = list(range(len(result))) if only is None else [check_index(result, i) for i in only]
-    bgr = np.ascontiguousarray(result.image.rgb[..., ::-1])  # the annotators draw on OpenCV's order
-    if shown:
-        found = result.to_supervision()[np.array(shown, np.int64)]
-        thickness = max(1, round(max(result.image.size_hw) / 350))
+    index = np.array(shown, np.int64)
+    texts = [f"{shorten(result.labels[i])} {result.scores[i]:.2f}" for i in shown] if labels else None
+    return paint(result.image.rgb, result.masks[index], result.phrase_index[index], texts, opacity=opacity)
+
+
+def paint(
+    rgb: UInt8, masks: Bool, color_index: Sequence[int] | Int, texts: Sequence[str] | None, *, opacity: float = 0.45
+) -> UInt8:
+    """Return a picture with masks in colours, outlined and labelled.
+
+    Args:
+        rgb: uint8 (H, W, 3).
+        masks: bool (K, H, W); with K = 0 the picture comes back unchanged.
+        color_index: (K,), which of ``COLORS_HEX`` each mask gets.
+        texts: K labels, or None for none.
+        opacity: of the masks, 0..1.
+
+    Returns:
+        uint8 (H, W, 3), RGB, a copy.
+    """
+    bgr = np.ascontiguousarray(rgb[..., ::-1])  # the annotators draw on OpenCV's order
+    if len(masks):
+        size_hw = (rgb.shape[0], rgb.shape[1])
+        found = sv.Detections(
+            xyxy=geometry.mask_boxes(masks), mask=np.array(masks), class_id=np.asarray(color_index).astype(int)
+        )
+        thickness = max(1, round(max(size_hw) / 350))
         palette = sv.ColorPalette.from_hex(list(COLORS_HEX))
         bgr = sv.MaskAnnotator(palette, opacity=opacity).annotate(bgr, found)
         bgr = sv.PolygonAnnotator(palette, thickness=thickness).annotate(bgr, found)
-        if labels:
-            texts = [f"{shorten(result.labels[i])} {result.scores[i]:.2f}" for i in shown]
-            bgr = _labeller(result.image.size_hw, palette, len(shown)).annotate(bgr, found, texts)
+        if texts is not None:
+            bgr = _labeller(size_hw, palette, len(masks)).annotate(bgr, found, list(texts))
     return np.ascontiguousarray(bgr[..., ::-1])
 
 
@@ -84,6 +108,37 @@ def cutout(result: Result, index: int | None = None) -> UInt8:
     out[inside, :3] = result.image.rgb[inside]
     out[inside, 3] = 255
     return out
+
+
+def blur_background(result: Result, radius: float | None = None) -> UInt8:
+    """Return the picture, sharp inside the accepted masks and blurred outside.
+
+    Args:
+        result: the masks; with K = 0 all is blurred.
+        radius: standard deviation of the blur in pixels; a fortieth of the longer side when None.
+
+    Returns:
+        uint8 (H, W, 3), RGB.
+
+    Raises:
+        ConfigError: the radius is not above 0.
+    """
+    sigma = max(1.0, max(result.image.size_hw) / 40) if radius is None else radius
+    if not sigma > 0:
+        raise ConfigError(f"radius: got {radius}, expected more than 0 pixels")
+    return _inside(result, np.asarray(cv2.GaussianBlur(np.asarray(result.image.rgb), (0, 0), sigma), np.uint8))
+
+
+def plain_background(result: Result, color_hex: str = "#FFFFFF") -> UInt8:
+    """Return the accepted masks on a ground of one colour, uint8 (H, W, 3), RGB; with K = 0 nothing else is there."""
+    color = np.array(sv.Color.from_hex(color_hex).as_rgb(), np.uint8)
+    return _inside(result, np.broadcast_to(color, result.image.rgb.shape))
+
+
+def _inside(result: Result, ground: UInt8) -> UInt8:
+    """Return the picture inside the accepted masks and ``ground`` (H, W, 3) outside."""
+    inside = np.asarray(result.masks.any(axis=0), np.bool_)[..., None]  # (H, W, 1)
+    return np.where(inside, result.image.rgb, ground)
 
 
 def panel(pictures: Sequence[UInt8], titles: Sequence[str], *, height: int = 480, gap: int = 8) -> UInt8:

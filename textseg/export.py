@@ -14,7 +14,7 @@ import PIL.Image
 
 from textseg import geometry
 from textseg.errors import DataError
-from textseg.types import Segments, UInt8
+from textseg.types import Image, Segments, UInt8
 
 if TYPE_CHECKING:
     import supervision
@@ -136,8 +136,13 @@ def slug(text: str) -> str:
 
 def file_name(result: Result) -> str:
     """Return the picture's file name without folders; its digest where it came from memory."""
-    name = re.split(r"[\\/]", result.image.source)[-1]
-    return name if "." in name else f"{result.image.digest[:16]}.png"
+    return picture_name(result.image)
+
+
+def picture_name(image: Image) -> str:
+    """Return a picture's file name without folders; its digest where it came from memory."""
+    name = re.split(r"[\\/]", image.source)[-1]
+    return name if "." in name else f"{image.digest[:16]}.png"
 
 
 def _segments(segments: Segments) -> list[dict[str, Any]]:

@@ -101,14 +101,24 @@ class Result:
         keep = np.array([label == phrase for label in self.labels], dtype=bool)
         return np.asarray(self.masks[keep].any(axis=0), dtype=np.bool_)
 
-    def with_threshold(self, threshold: float, per_phrase: dict[str, float] | None = None) -> Result:
+    def with_threshold(
+        self,
+        threshold: float,
+        per_phrase: dict[str, float] | None = None,
+        *,
+        duplicate_iou: float | None = None,
+        min_area: int | None = None,
+    ) -> Result:
         """Choose again from the same candidates; no model runs.
 
         Args:
             threshold: least score of an accepted mask, 0..1.
             per_phrase: thresholds of single phrases instead.
+            duplicate_iou: two masks of one phrase that overlap by this IoU are one object; None leaves it.
+            min_area: least area of an accepted mask, pixels of the original picture; None leaves it.
         """
-        config = replace(self.config, threshold=threshold)
+        changes = {"threshold": threshold, "duplicate_iou": duplicate_iou, "min_area": min_area}
+        config = replace(self.config, **{name: value for name, value in changes.items() if value is not None})
         per_phrase = per_phrase or {}
         known = {phrase.text for phrase in self.query.phrases}
         for text, value in per_phrase.items():
