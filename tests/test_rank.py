@@ -198,3 +198,15 @@ def test_clip_looks_only_at_the_budgeted_best() -> None:
 def test_bad_settings_are_named(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         RankConfig(**options)  # type: ignore[arg-type]
+
+
+def test_presence_is_a_part_of_its_own_and_missing_where_nobody_says() -> None:
+    config = replace(DETECTOR_ONLY, weights={"presence": 1.0}, missing={"presence": 0.3})
+    proposals, prompts, candidates = stages([[LEFT]], [0.9], [0])
+    silent = rank.score(IMAGE, query("car"), proposals, prompts, candidates, None, config)
+    assert np.isnan(silent.parts["presence"]).all()
+    np.testing.assert_allclose(silent.scores, [0.3], rtol=1e-5)
+    told = replace(proposals, presence=np.array([0.8], np.float32))
+    scored = rank.score(IMAGE, query("car"), told, prompts, candidates, None, config)
+    np.testing.assert_allclose(scored.parts["presence"], [0.8], rtol=1e-6)
+    np.testing.assert_allclose(scored.scores, [0.8], rtol=1e-5)

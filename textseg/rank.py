@@ -16,7 +16,7 @@ from textseg.crops import masked_crops
 from textseg.errors import ConfigError, nearest
 from textseg.types import Bool, Candidates, Float, Image, ImageTextEncoder, Int, Prompts, Proposals, Query, Segments
 
-PARTS = ("detector", "sam_iou", "stability", "clip", "agreement")
+PARTS = ("detector", "presence", "sam_iou", "stability", "clip", "agreement")
 LOG_ODDS_LIMIT = 5.0
 SAME_CROP_IOU = 0.9
 
@@ -48,6 +48,7 @@ class RankConfig:
         default_factory=lambda: {
             "bias": 0.0,
             "detector": 0.6,
+            "presence": 0.0,
             "sam_iou": 0.3,
             "stability": 0.1,
             "clip": 0.3,
@@ -124,6 +125,7 @@ def score(
     masks = masks.reshape(p * c, *masks.shape[2:])  # (M, h, w)
     parts = {
         "detector": proposals.scores[proposal_index].astype(np.float32),
+        "presence": _presence(proposals)[proposal_index],
         "sam_iou": candidates.predicted_iou.reshape(-1),
         "stability": geometry.stability(candidates.logits, candidates.frame).reshape(-1).astype(np.float32),
         "clip": np.full(p * c, np.nan, np.float32),
@@ -145,6 +147,11 @@ def score(
         mask_index,
         tuple(proposals.sources[i] for i in proposal_index),
     )
+
+
+def _presence(proposals: Proposals) -> Float:
+    """Return float32 (N,): how sure the proposer is that the phrase is anywhere at all; NaN where it does not say."""
+    return np.full(len(proposals), np.nan, np.float32) if proposals.presence is None else proposals.presence
 
 
 def fuse(parts: Mapping[str, Float], config: RankConfig) -> Float:

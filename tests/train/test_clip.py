@@ -13,10 +13,12 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from textseg.train.clip import ClipTrainConfig, pair_loss
-from textseg.train.clip_data import BACKGROUND, FILL_RGB, Crop, NounTable, cut_crop
+from textseg.errors import ConfigError
+from textseg.train.clip import ClipTrainConfig, _Trainer, noun_loss, pair_loss
+from textseg.train.clip_data import FILL_RGB, Crop, crop_targets, cut_crop
 from textseg.train.clip_model import ClipModelConfig, build_nano_clip, encode_short_text, export
 from textseg.train.loop import Ema, cosine_rate, load_checkpoint, save_checkpoint
+from textseg.train.noun_table import BACKGROUND, NounTable
 from textseg.train.vocab import NanoTokenizer, build_tokenizer
 
 TEXTS = ["the red car", "a photo of a dog", "the blue ball", "a green apple"] * 4
@@ -80,7 +82,7 @@ def test_targets_know_what_nobody_knows() -> None:
     boots = Crop(pixels, frozenset({"boots"}), "boots", "black")
     nothing = Crop(pixels, frozenset(), BACKGROUND, None)
     asked = [("car", None), ("car", "red"), ("car", "blue"), ("animal", None), ("shoes", None), (BACKGROUND, None)]
-    targets, weights = table.targets([red, plain, boots, nothing], asked)
+    targets, weights = crop_targets(table, [red, plain, boots, nothing], asked)
     assert targets.tolist() == [[1, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0], [0] * 6, [0, 0, 0, 0, 0, 1]]
     assert weights.tolist() == [[1, 1, 1, 0, 1, 1], [1, 0, 0, 0, 1, 1], [1, 1, 1, 0, 0, 1], [1] * 6]
 
@@ -200,3 +202,18 @@ def test_a_masked_crop_survives_an_empty_mask() -> None:
     picture = np.full((8, 8, 3), 9, np.uint8)
     crop = cut_crop(picture, np.array([0, 0, 8, 8], np.float32), np.zeros((8, 8), bool), 8)
     assert (crop == cv2.merge([np.full((8, 8), v, np.uint8) for v in FILL_RGB])).all()
+
+
+def test_every_noun_of_a_crop_is_asked_by_itself() -> None:
+    known = torch.tensor([[1, 1, 0, -1], [0, 0, 0, 0]], dtype=torch.int8)
+    logits = torch.tensor([[4.0, 0.0, 1.0, 9.0], [0.0, 0.0, 0.0, 0.0]])
+    want = (np.log1p(np.exp(1 - 4)) + np.log1p(np.exp(1 - 0))) / 2  # the unknown noun and the row without one stay out
+    assert float(noun_loss(logits, known)) == pytest.approx(want, rel=1e-5)
+
+
+def test_nouns_need_a_frozen_text_tower(tokenizer: NanoTokenizer, tmp_path: Path) -> None:
+    trainer = _Trainer(
+        ClipTrainConfig(noun_weight=1.0), build_nano_clip(SMALL.open_clip(tokenizer.vocab_size, 16)), tmp_path
+    )
+    with pytest.raises(ConfigError, match="freeze_text"):
+        trainer.learn_nouns(tokenizer, ["car"])

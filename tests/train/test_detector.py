@@ -16,6 +16,7 @@ from textseg.train.data import LabelledObject, Sample, mask_box
 from textseg.train.detector import TrainConfig, Trainer, read_config
 from textseg.train.detector_data import side_at
 from textseg.train.detector_loss import LossConfig, detector_loss
+from textseg.train.detector_names import NameTargets
 from textseg.train.detector_targets import (
     Batch,
     ViewConfig,
@@ -163,7 +164,11 @@ def test_a_run_follows_another_text_tower(sample: Sample, tmp_path: Path) -> Non
 
 
 def _twice(value: object) -> object:
-    return torch.cat([value, value]) if isinstance(value, torch.Tensor) else (*value, *value)  # type: ignore[misc]
+    if isinstance(value, NameTargets):
+        return NameTargets(*(torch.cat([field, field]) for field in value))
+    if isinstance(value, torch.Tensor):
+        return torch.cat([value, value])
+    return None if value is None else (*value, *value)  # type: ignore[misc]
 
 
 def test_validation_gives_shares(sample: Sample) -> None:

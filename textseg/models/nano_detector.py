@@ -26,6 +26,7 @@ from torchvision.ops import batched_nms
 
 from textseg.errors import WeightsError
 from textseg.models.nano_network import PIXEL_STRIDE, Answers, Features, NanoNetwork, NetworkConfig, TextCodes
+from textseg.propose import concatenate
 from textseg.types import Float, Frame, Image, ImageTextEncoder, Proposals, UInt8
 
 logger = logging.getLogger(__name__)
@@ -180,17 +181,7 @@ class NanoDetector:
             self._detect_chunk(encoded, prompts[start : start + self.config.chunk], start, threshold)
             for start in range(0, len(prompts), self.config.chunk)
         ]
-        parts = [part for part in parts if len(part)]
-        if not parts:
-            return Proposals.empty()
-        masks = [part.mask_logits for part in parts if part.mask_logits is not None]
-        return Proposals(
-            np.concatenate([part.boxes_xyxy for part in parts]),
-            np.concatenate([part.scores for part in parts]),
-            np.concatenate([part.phrase_index for part in parts]),
-            tuple(source for part in parts for source in part.sources),
-            np.concatenate(masks),
-        )
+        return concatenate(parts)
 
     @torch.inference_mode()
     def maps(self, encoded: NanoEncoded, prompts: Sequence[str]) -> tuple[Float, Float]:
@@ -220,6 +211,7 @@ class NanoDetector:
             found.phrase_index.numpy() + start,
             ("detector",) * len(boxes),
             _limited(maps, boxes, frame.original_hw, self.config.grow),
+            answers.presence[0].sigmoid()[found.phrase_index].numpy(),
         )
 
 

@@ -28,7 +28,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from textseg.train.clip_data import CropBatches, CropConfig
+from textseg.errors import ConfigError
+from textseg.models.nano_detector import load_detector
+from textseg.train.clip_data import CropBatch, CropBatches, CropConfig
 from textseg.train.clip_eval import ValidationCrops, measure
 from textseg.train.clip_model import ClipModelConfig, build_nano_clip, encode_short_text, export, normalise
 from textseg.train.loop import (
@@ -42,14 +44,15 @@ from textseg.train.loop import (
     set_rate,
     weight_decay_groups,
 )
+from textseg.train.noun_table import NounTable
 from textseg.train.text_tower import train_text_tower
-from textseg.train.vocab import NanoTokenizer, build_tokenizer, corpus
+from textseg.train.vocab import NanoTokenizer, all_nouns, build_tokenizer, corpus
 
 logger = logging.getLogger(__name__)
 
 _SCALARS = frozenset({"logit_scale", "logit_bias"})
 
-Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+_SENTENCES = ("{}", "the {}", "a {}", "a photo of a {}")
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,10 @@ class ClipTrainConfig:
     weight_decay: float = 0.05
     ema_decay: float = 0.998
     softmax_weight: float = 1.0
+    noun_weight: float = 0.0
+    """Weight of "which of all nouns is it", see `noun_loss`; needs ``freeze_text``."""
+    trunk: str = ""
+    """Folder of an exported nano detector whose trunk the picture tower starts from."""
     seed: int = 0
     threads: int = 2
     workers: int = 1
@@ -117,6 +124,22 @@ def _multi_softmax(logits: Tensor, targets: Tensor) -> Tensor:
     return -((log_shares * targets[rows]).sum(dim=1) / count[rows]).mean()
 
 
+def noun_loss(logits: Tensor, known: Tensor) -> Tensor:
+    """Mean cross-entropy of (N, V) logits: each of a crop's nouns by itself against all that it surely is not.
+
+    A batch's phrases hold a tenth of the nouns; what a crop is among all of them must be asked of all.
+
+    Args:
+        logits: float (N, V).
+        known: int8 (N, V): 1, 0 or, where nobody knows, -1; rows without a 1 are skipped.
+    """
+    rows = (known == 1).any(dim=1)
+    logits, own = logits[rows], (known[rows] == 1).float()
+    rivals = torch.logsumexp(logits.masked_fill(known[rows] != 0, -1e4), dim=1, keepdim=True)
+    each = functional.softplus(rivals - logits) * own
+    return (each.sum(dim=1) / own.sum(dim=1)).mean()
+
+
 def train_clip(
     config: ClipTrainConfig | str | Path,
     data: str | Path,
@@ -150,18 +173,31 @@ def train_clip(
     if start_from is not None:
         weights = load_checkpoint(start_from)["ema"]["shadow"]
         model.load_state_dict({k: v for k, v in weights.items() if k not in _SCALARS}, strict=False)
+    if config.trunk and not (resume and (out / "checkpoint.pt").is_file()):
+        _start_trunk(model, config.trunk)
     if config.freeze_text:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.startswith("visual.") or name in _SCALARS)
     trainer = _Trainer(config, model, out)
     if resume:
         trainer.restore()
+    if config.noun_weight:
+        trainer.learn_nouns(tokenizer, NounTable(sorted(all_nouns(data))).vocabulary)
     crops = ValidationCrops.build(data, side=config.model.image_size)
     trainer.run(batches, crops, tokenizer)
     return export(trainer.ema.shadow, model_cfg, out / "tokenizer.json", out / "package")
 
 
-def _start_worker(config: ClipTrainConfig, data: Path, out: Path, resume: bool) -> Iterator[Batch]:
+def _start_trunk(model: open_clip.CLIP, folder: str | Path) -> None:
+    """Take over the trunk of a trained detector, which knows things before they are cut out."""
+    own = model.visual.trunk.state_dict()
+    trunk = load_detector(folder)[0].backbone.state_dict()
+    fitting = {k: v for k, v in trunk.items() if k in own and own[k].shape == v.shape}
+    model.visual.trunk.load_state_dict({**own, **fitting})
+    logger.info("%d of %d tensors of the trunk start from %s", len(fitting), len(own), folder)
+
+
+def _start_worker(config: ClipTrainConfig, data: Path, out: Path, resume: bool) -> Iterator[CropBatch]:
     """Load the pictures and fork the worker, before this process has threads that a fork would break."""
     cv2.setNumThreads(0)
     checkpoint = out / "checkpoint.pt"
@@ -193,6 +229,17 @@ class _Trainer:
         self.step = 0
         self.checkpoint = out / "checkpoint.pt"
         self.log = MetricsLog(out / "metrics.jsonl")
+        self.nouns: list[Tensor] = []
+
+    @torch.no_grad()
+    def learn_nouns(self, tokenizer: NanoTokenizer, nouns: Sequence[str]) -> None:
+        """Embed every noun in several sentences, (V, D) each; the text tower stays as it is."""
+        if not self.config.freeze_text:
+            raise ConfigError("noun_weight: the nouns are embedded once, so it needs freeze_text: true")
+        self.model.eval()
+        for sentence in _SENTENCES:
+            ids = tokenizer([sentence.format(noun) for noun in nouns])
+            self.nouns.append(torch.cat([encode_short_text(self.model, part) for part in torch.split(ids, 256)]))
 
     def restore(self) -> None:
         if not self.checkpoint.is_file():
@@ -213,7 +260,7 @@ class _Trainer:
         }
         save_checkpoint(self.checkpoint, state)
 
-    def run(self, batches: Iterator[Batch], crops: ValidationCrops, tokenizer: NanoTokenizer) -> None:
+    def run(self, batches: Iterator[CropBatch], crops: ValidationCrops, tokenizer: NanoTokenizer) -> None:
         config = self.config
         start, seen, losses = time.monotonic(), 0, []
         with progress_bar("nano CLIP", config.steps, self.step) as bar:
@@ -231,9 +278,9 @@ class _Trainer:
                 if self.step % config.validate_every == 0 or last:
                     self.log.write(step=self.step, **self.validate(crops, tokenizer))
 
-    def learn(self, batch: Batch) -> float:
+    def learn(self, batch: CropBatch) -> float:
         """One step of the optimizer; gives the loss."""
-        images, ids, targets, weights = batch
+        images, ids, targets, weights, nouns = batch
         config = self.config
         set_rate(
             self.optimizer,
@@ -247,6 +294,9 @@ class _Trainer:
         pictures = functional.normalize(pictures.float(), dim=-1)
         logits = self.model.logit_scale.exp() * pictures @ texts.T + self.model.logit_bias
         loss = pair_loss(logits, targets, weights, config.softmax_weight)
+        if self.nouns:
+            table = self.nouns[self.step % len(self.nouns)]
+            loss = loss + config.noun_weight * noun_loss(self.model.logit_scale.exp() * pictures @ table.T, nouns)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 2.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -13,19 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from textseg.train import nouns
 from textseg.train.colors import COLORS
 from textseg.train.data import LabelledObject, PhotoSet
+from textseg.train.noun_table import ANY_THING, BACKGROUND, NounTable
 from textseg.train.phrases import phrase
 from textseg.train.scenes import SceneComposer, SceneConfig, load_cutouts, photo_cutouts
-from textseg.train.vocab import NanoTokenizer, all_nouns
+from textseg.train.vocab import NanoTokenizer
 
 FILL_RGB = (122, 117, 104)
 """What stands outside of a mask: the mean colour of CLIP's own preprocessing, so 0 once normalised."""
-
-ANY_THING = ("thing", "object")
-BACKGROUND = "background"
-"""Crops that show no labelled thing are positives of this word and negatives of all others."""
 
 
 @dataclass(frozen=True)
@@ -77,49 +74,19 @@ def cut_crop(
     return canvas
 
 
-class NounTable:
-    """For sets of names: which nouns of a fixed vocabulary are meant (1), not meant (0), unknown (-1)."""
-
-    def __init__(self, vocabulary: Sequence[str], certain: frozenset[frozenset[str]]) -> None:
-        """`certain` holds the sets of names whose broad words ("animal") are complete: the cut-outs'."""
-        self.vocabulary = (*vocabulary, *ANY_THING, BACKGROUND)
-        self.index = {noun: i for i, noun in enumerate(self.vocabulary)}
-        self._certain = certain
-        self._rows: dict[frozenset[str], NDArray[np.int8]] = {}
-
-    def row(self, names: frozenset[str]) -> NDArray[np.int8]:
-        """(V,) int8 over the vocabulary."""
-        if names not in self._rows:
-            self._rows[names] = self._make(names)
-        return self._rows[names]
-
-    def _make(self, names: frozenset[str]) -> NDArray[np.int8]:
-        row = np.zeros(len(self.vocabulary), dtype=np.int8)
-        if not names:
-            row[self.index[BACKGROUND]] = 1
-            return row
-        certain = names in self._certain
-        for noun, i in self.index.items():
-            if noun in names or noun in ANY_THING:
-                row[i] = 1
-            elif nouns.may_be(noun, names) or (noun in nouns.GENERIC and not certain):
-                row[i] = -1
-        row[self.index[BACKGROUND]] = 0
-        return row
-
-    def targets(
-        self, crops: Sequence[Crop], phrases: Sequence[tuple[str, str | None]]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """(N, M) targets in {0, 1} and (N, M) weights in {0, 1}: 0 where nobody knows."""
-        columns = np.array([self.index[noun] for noun, _ in phrases])
-        known = np.stack([self.row(crop.names) for crop in crops])[:, columns]  # (N, M)
-        asked = np.array([-1 if c is None else COLORS.index(c) for _, c in phrases])[None]
-        has = np.array([-1 if c.color is None else COLORS.index(c.color) for c in crops])[:, None]
-        with_color = np.broadcast_to(asked >= 0, known.shape)
-        other = with_color & (has >= 0) & (has != asked)
-        doubtful = with_color & (has < 0) & (known == 1)
-        known = np.where(other, 0, np.where(doubtful, -1, known))
-        return (known == 1).astype(np.float32), (known >= 0).astype(np.float32)
+def crop_targets(
+    table: NounTable, crops: Sequence[Crop], phrases: Sequence[tuple[str, str | None]]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return (N, M) targets in {0, 1} and (N, M) weights in {0, 1}: 0 where nobody knows."""
+    columns = np.array([table.index[noun] for noun, _ in phrases])
+    known = np.stack([table.row(crop.names) for crop in crops])[:, columns]  # (N, M)
+    asked = np.array([-1 if c is None else COLORS.index(c) for _, c in phrases])[None]
+    has = np.array([-1 if c.color is None else COLORS.index(c.color) for c in crops])[:, None]
+    with_color = np.broadcast_to(asked >= 0, known.shape)
+    other = with_color & (has >= 0) & (has != asked)
+    doubtful = with_color & (has < 0) & (known == 1)
+    known = np.where(other, 0, np.where(doubtful, -1, known))
+    return (known == 1).astype(np.float32), (known >= 0).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -165,9 +132,8 @@ class CropSource:
             scale=(0.18, 0.6),
         )
         self._composer = SceneComposer(self._cutouts, list(self._backgrounds), scene, pasted)
-        certain = frozenset(c.names for c in self._cutouts)
-        self.table = NounTable(sorted(all_nouns(root)), certain)
-        self.plain_nouns = sorted(n for n in all_nouns(root))
+        self.table = NounTable.of(root, self._cutouts)
+        self.plain_nouns = self.table.nouns
         self._by_class = {n: _index_by_class(s) for n, s in self._sets.items()}
 
     def crops(self, rng: np.random.Generator) -> list[Crop]:
@@ -268,15 +234,32 @@ def _jitter(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.ui
     return np.ascontiguousarray(image)
 
 
-class CropBatches(IterableDataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
-    """Endless batches: images (N, 3, S, S) uint8, ids (M, L) int64, targets and weights (N, M) float32."""
+class CropBatch(NamedTuple):
+    """N crops against M phrases, and against all V nouns.
+
+    Attributes:
+        images: uint8 (N, 3, S, S).
+        ids: int64 (M, L), the phrases' tokens.
+        targets, weights: float32 (N, M) in {0, 1}; weight 0 where nobody knows.
+        nouns: int8 (N, V): 1 the crop shows it, 0 it surely does not, -1 not known; see `NounTable`.
+    """
+
+    images: Tensor
+    ids: Tensor
+    targets: Tensor
+    weights: Tensor
+    nouns: Tensor
+
+
+class CropBatches(IterableDataset[CropBatch]):
+    """Endless batches."""
 
     def __init__(self, root: str | Path, tokenizer_json: str | Path, config: CropConfig, seed: int) -> None:
         self._source = CropSource(Path(root), config)
         self._tokenizer_json = str(tokenizer_json)
         self._seed = seed
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[CropBatch]:
         cv2.setNumThreads(1)
         torch.set_num_threads(1)
         worker = torch.utils.data.get_worker_info()
@@ -285,12 +268,13 @@ class CropBatches(IterableDataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         while True:
             crops = self._source.crops(rng)
             pairs = self._source.phrases(crops, rng)
-            targets, weights = self._source.table.targets(crops, pairs)
+            targets, weights = crop_targets(self._source.table, crops, pairs)
             texts = [n if n == BACKGROUND else phrase(n, c, rng) for n, c in pairs]
             images = np.stack([c.image_rgb for c in crops]).transpose(0, 3, 1, 2)
-            yield (
+            yield CropBatch(
                 torch.from_numpy(np.ascontiguousarray(images)),
                 tokenizer(texts),
                 torch.from_numpy(targets),
                 torch.from_numpy(weights),
+                torch.from_numpy(self._source.table.rows(crop.names for crop in crops)),
             )

@@ -25,14 +25,16 @@ from torch import Tensor
 
 from textseg.errors import ConfigError, nearest
 from textseg.models.nano_detector import ProposalConfig, load_detector, normalise, save_detector
-from textseg.models.nano_network import NanoNetwork, NetworkConfig, load_backbone
+from textseg.models.nano_network import Features, NanoNetwork, NetworkConfig, load_backbone
 from textseg.train import loop
 from textseg.train.detector_data import BatchStream, DataConfig, Sources, loader
 from textseg.train.detector_loss import LossConfig, Losses, detector_loss
+from textseg.train.detector_names import NameVocabulary, draw_nouns, name_losses
 from textseg.train.detector_targets import Batch
 from textseg.train.detector_text import TextBank, TextSource, open_text_source, refit, trunk_weights
 from textseg.train.detector_validation import Question, network_asker, questions, validate
-from textseg.train.vocab import all_nouns
+from textseg.train.noun_table import NounTable
+from textseg.train.scenes import load_cutouts
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +134,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             loop.weight_decay_groups(self.network, config.decay), lr=config.rate, fused=True
         )
+        self.vocabulary = NameVocabulary(_table(config.data_root))
         self.step, self.spent = 0, 0.0
         self.checkpoint = self.out / CHECKPOINT
         if self.checkpoint.is_file():
@@ -147,7 +150,7 @@ class Trainer:
             self.network.load_state_dict(load_detector(self.config.start_from)[0].state_dict())
             logger.info("going on from the weights in %s", self.config.start_from)
             return
-        self.network.text.standardise(self.bank.sample(_nouns(self.config.data_root)))
+        self.network.text.standardise(self.bank.sample(self.vocabulary.nouns))
         if not warm_trunk:
             return
         fitted = load_backbone(self.network, trunk_weights(self.config.clip))
@@ -212,7 +215,8 @@ class Trainer:
         with torch.autocast("cpu", torch.bfloat16):
             features = self.network(images)
             answers = self.network.answer(features, self.network.text(embeddings), config.data.positives)
-        losses = detector_loss(answers, batch, config.loss)
+            names = self._names(features, batch)
+        losses = detector_loss(answers, batch, config.loss, names)
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm)
@@ -224,15 +228,25 @@ class Trainer:
         self.step += 1
         return losses
 
+    def _names(self, features: Features, batch: Batch) -> tuple[Tensor, Tensor] | None:
+        """Return the losses over the vocabulary's nouns; None where the batch knows none."""
+        loss = self.config.loss
+        if batch.names is None or not (loss.names or loss.many):
+            return None
+        chosen = draw_nouns(batch.names, loss.nouns)
+        codes = self.network.text(self.bank([self.vocabulary.nouns[i] for i in chosen.tolist()]))
+        return name_losses(self.network, features, codes, batch.names, chosen, loss.asked)
+
     def validate(self, asked: Sequence[Question]) -> dict[str, float]:
         """Figures of the averaged weights."""
         with self.ema.applied(self.network):
             return validate(network_asker(self.network.eval(), self.bank), asked)
 
 
-def _nouns(data_root: str) -> list[str]:
+def _table(data_root: str) -> NounTable:
     """The nouns of the training pictures; none where the pictures are not at hand."""
-    return sorted(all_nouns(data_root)) if (Path(data_root) / "fluent").is_dir() else []
+    folder = Path(data_root) / "fluent"
+    return NounTable.of(data_root, load_cutouts(folder, max_side=32)) if folder.is_dir() else NounTable(())
 
 
 class _Timer:
@@ -252,7 +266,8 @@ class _Timer:
 def run(config: TrainConfig, out: str | Path, text: TextSource | None = None) -> dict[str, float]:
     """Train to the end (or go on with a run), export, and return the last validation figures."""
     trainer = Trainer(config, out, text)
-    stream = BatchStream(Sources(config.data_root, config.data), config.data, config.seed, trainer.step)
+    sources = Sources(config.data_root, config.data)
+    stream = BatchStream(sources, config.data, config.seed, trainer.step, trainer.vocabulary)
     stream.progress.fill_(trainer.progress)
     batches = iter(loader(stream, config.workers))
     asked = questions(config.data_root, config.validate_side, config.validate_pictures)

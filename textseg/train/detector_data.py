@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from textseg.train.data import PhotoSet, Sample
+from textseg.train.detector_names import NameVocabulary
 from textseg.train.detector_targets import Batch, ViewConfig, collate, phrase_maps, random_view
 from textseg.train.phrases import PhraseSampler
 from textseg.train.scenes import SceneComposer, SceneConfig, load_cutouts, photo_cutouts
@@ -118,10 +119,19 @@ class BatchStream(IterableDataset[Batch]):
         config: what batches are made of.
         seed: of every draw.
         first: number of the first batch, for a resumed run.
+        vocabulary: all nouns, where the batches shall say which of them is where.
     """
 
-    def __init__(self, sources: Sources, config: DataConfig, seed: int, first: int = 0) -> None:
+    def __init__(
+        self,
+        sources: Sources,
+        config: DataConfig,
+        seed: int,
+        first: int = 0,
+        vocabulary: NameVocabulary | None = None,
+    ) -> None:
         self.sources, self.config, self.seed, self.first = sources, config, seed, first
+        self.vocabulary = vocabulary
         self.progress: Tensor = torch.zeros(()).share_memory_()  # type: ignore[no-untyped-call]
         self._sampler = PhraseSampler(
             color_probability=config.color_probability, hard_probability=config.hard_probability
@@ -148,7 +158,7 @@ class BatchStream(IterableDataset[Batch]):
             view = replace(config.view, zoom=(low, 1.0 + 0.4 * (high - 1.0))) if name == "scene" else config.view
             seen = random_view(sample, side, rng, view)
             phrases = self._sampler.sample(seen, rng, config.positives, config.negatives)
-            maps.append(phrase_maps(seen, phrases))
+            maps.append(phrase_maps(seen, phrases, self.vocabulary, rng))
         return collate(maps, config.positives + config.negatives)
 
 

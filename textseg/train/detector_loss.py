@@ -24,6 +24,8 @@ class LossConfig:
         presence: cross-entropy of "is it in the picture".
         boxes: 1 - GIoU (Rezatofighi et al., CVPR 2019) of the boxes.
         quality: cross-entropy between the quality and the IoU that the box reaches.
+        names: cross-entropy of "which noun of all is this place"; many: of "is this noun in the picture".
+        nouns, asked: how many nouns a batch chooses among, and for how many of them presence is asked.
     """
 
     pixels: float = 1.0
@@ -32,6 +34,10 @@ class LossConfig:
     boxes: float = 0.5
     quality: float = 0.2
     hard: float = 0.03
+    names: float = 0.6
+    many: float = 0.3
+    nouns: int = 512
+    asked: int = 128
 
 
 class Losses(NamedTuple):
@@ -43,10 +49,14 @@ class Losses(NamedTuple):
     presence: Tensor
     boxes: Tensor
     quality: Tensor
+    names: Tensor
+    many: Tensor
 
 
-def detector_loss(answers: Answers, batch: Batch, config: LossConfig) -> Losses:
-    """Compare what a batch's phrases found with the truth."""
+def detector_loss(
+    answers: Answers, batch: Batch, config: LossConfig, over_nouns: tuple[Tensor, Tensor] | None = None
+) -> Losses:
+    """Compare what a batch's phrases found with the truth; ``over_nouns`` are the two of ``name_losses``."""
     pixels, dice = _map_losses(answers.maps, batch, config.hard)
     known = batch.presence >= 0
     presence = functional.binary_cross_entropy_with_logits(
@@ -60,7 +70,10 @@ def detector_loss(answers: Answers, batch: Batch, config: LossConfig) -> Losses:
         + config.boxes * boxes
         + config.quality * quality
     )
-    return Losses(total, pixels.detach(), dice.detach(), presence.detach(), boxes.detach(), quality.detach())
+    names, many = over_nouns or (total.new_zeros(()), total.new_zeros(()))
+    total = total + config.names * names + config.many * many
+    parts = (pixels, dice, presence, boxes, quality, names, many)
+    return Losses(total, *(part.detach() for part in parts))
 
 
 def _map_losses(maps: Tensor, batch: Batch, hard: float) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from textseg.models.nano_network import BOX_STRIDE, PIXEL_STRIDE
 from textseg.train.data import LabelledObject, Sample, mask_box
+from textseg.train.detector_names import NameTargets, NameVocabulary
 from textseg.train.phrases import PhraseTarget
 
 PAIRED = frozenset(
@@ -59,6 +60,7 @@ class PhraseMaps(NamedTuple):
         owner: int16 (T, h', w'), which box the place belongs to, -1 for none.
         boxes_xyxy: float32 (K, 4), pixels of the view.
         presence: int8 (T,): 1 present, 0 absent, -1 not known.
+        names: what is known of the vocabulary's nouns; None where there is no vocabulary.
     """
 
     image_rgb: NDArray[np.uint8]
@@ -68,6 +70,7 @@ class PhraseMaps(NamedTuple):
     owner: NDArray[np.int16]
     boxes_xyxy: NDArray[np.float32]
     presence: NDArray[np.int8]
+    names: NameTargets | None = None
 
 
 class Batch(NamedTuple):
@@ -80,6 +83,7 @@ class Batch(NamedTuple):
     owner: Tensor
     boxes_xyxy: Tensor
     presence: Tensor
+    names: NameTargets | None = None
 
 
 def random_view(sample: Sample, size: int, rng: np.random.Generator, config: ViewConfig) -> Sample:
@@ -207,8 +211,16 @@ def _relight(image_rgb: NDArray[np.uint8], rng: np.random.Generator, config: Vie
     return np.asarray(image, np.uint8)
 
 
-def phrase_maps(view: Sample, phrases: Sequence[PhraseTarget]) -> PhraseMaps:
-    """Draw the maps of T phrases for a square view whose side is a multiple of 32."""
+def phrase_maps(
+    view: Sample,
+    phrases: Sequence[PhraseTarget],
+    vocabulary: NameVocabulary | None = None,
+    rng: np.random.Generator | None = None,
+) -> PhraseMaps:
+    """Draw the maps of T phrases for a square view whose side is a multiple of 32.
+
+    With a vocabulary, ``rng`` draws the places at which its nouns are asked.
+    """
     size = view.image_rgb.shape[0]
     cells, places, count = size // PIXEL_STRIDE, size // BOX_STRIDE, len(phrases)
     shares = [_share(o, cells) for o in view.objects]
@@ -224,6 +236,7 @@ def phrase_maps(view: Sample, phrases: Sequence[PhraseTarget]) -> PhraseMaps:
         np.full((count, places, places), -1, np.int16),
         boxes.astype(np.float32),
         np.full(count, -1, np.int8),
+        None if vocabulary is None else vocabulary.targets(view, cores, rng or np.random.default_rng()),
     )
     for row, phrase in enumerate(phrases):
         positive, ignore = list(phrase.positive), list(phrase.ignore)
@@ -293,4 +306,9 @@ def collate(maps: Sequence[PhraseMaps], phrases: int) -> Batch:
         stack("owner", -1),
         torch.from_numpy(boxes),
         stack("presence", -1),
+        _joined([m.names for m in maps if m.names is not None]),
     )
+
+
+def _joined(names: Sequence[NameTargets]) -> NameTargets | None:
+    return NameTargets(*(torch.stack(field) for field in zip(*names, strict=True))) if names else None

@@ -55,6 +55,7 @@ from textseg.train.sam_model import (
     normalise,
     save_sam,
 )
+from textseg.train.sam_teacher import PixelTeacher, teacher_loss
 from textseg.train.sam_text import PhraseEmbedder, has_clip
 from textseg.train.sam_val import ValPicture, load_val, validate
 
@@ -89,6 +90,8 @@ class SamTrainConfig:
     clip: str = ""
     export: str = ""
     start_from: str = ""
+    teacher: str = ""
+    teacher_weight: float = 1.0
     validate_minutes: float = 6.0
     checkpoint_minutes: float = 3.0
     first_export_minutes: float = 10.0
@@ -135,6 +138,11 @@ class SamWithText(nn.Module):
         super().__init__()
         self.sam = build_sam(config.model)
         self.text = TextPrompt(TextPromptConfig(config.clip_dim, config.model.decoder_width, config.text_tokens))
+        self.pupil: nn.Conv2d | None = None
+
+    def listen(self, width: int) -> None:
+        """Add the head, of training alone, that is to tell the teacher's ``width`` features."""
+        self.pupil = nn.Conv2d(self.sam.config.vision_config.output_channels, width, 1)
 
     def load_exported(self, folder: Path) -> None:
         """Take over the weights that a run exported, from ``sam/`` and ``text_prompt/`` in ``folder``."""
@@ -151,6 +159,9 @@ class SamTrainer:
         self.model = SamWithText(config)
         if config.start_from:
             self.model.load_exported(Path(config.start_from))
+        self.teacher = PixelTeacher(config.teacher) if config.teacher else None
+        if self.teacher is not None:
+            self.model.listen(self.teacher.width)
         self.optimizer = torch.optim.AdamW(
             weight_decay_groups(self.model, config.decay), lr=config.rate, betas=(0.9, 0.98), fused=True
         )
@@ -190,7 +201,8 @@ class SamTrainer:
         with torch.autocast("cpu", torch.bfloat16):
             features = encode_window(self.model.sam, normalise(batch.image), batch.offset_yx)
             logits, claimed = decode_prompts(self.model.sam, features, prompts, batch.offset_yx)
-        first = sam_loss(logits, claimed, targets, valid, far)
+            taught = self._taught(features, batch)
+        first = sam_loss(logits, claimed, targets, valid, far)._replace(taught=taught)
         if self.config.refine_every == 0 or self.step % self.config.refine_every:
             return first
         rows = torch.randperm(len(targets), generator=self.generator)[: max(1, len(targets) // 3)]
@@ -198,7 +210,14 @@ class SamTrainer:
             again = with_masks(prompts, rows, logits.detach(), claimed.detach(), valid)
             logits, claimed = decode_prompts(self.model.sam, features, again, batch.offset_yx)
         second = sam_loss(logits, claimed, targets[rows], valid[rows], far[rows])
-        return SamLoss(first.mask + second.mask / 3, first.iou + second.iou / 3, first.true_iou)
+        return SamLoss(first.mask + second.mask / 3, first.iou + second.iou / 3, first.true_iou, taught)
+
+    def _taught(self, features: Tensor, batch: Batch) -> Tensor:
+        """Return the teacher's loss, weighted; 0 without one."""
+        if self.teacher is None or self.model.pupil is None:
+            return features.new_zeros(())
+        lesson = self.teacher.lesson(batch.image, (features.shape[-2], features.shape[-1]))
+        return self.config.teacher_weight * teacher_loss(self.model.pupil, features, lesson, batch.valid)
 
     def prompts(self, batch: Batch) -> PromptTensors:
         """The batch's prompts with phrases and crops turned into tokens."""
@@ -342,7 +361,7 @@ def _run(
     early = config.first_export_minutes - trainer.seconds / 60
     clocks["export"] = Clock(config.export_minutes, trainer.seconds)
     clocks["export"].due = trainer.seconds + 60 * max(early, 1.0)
-    recent: list[tuple[float, float, float, float]] = []
+    recent: list[tuple[float, ...]] = []
     while trainer.share < 1.0:
         stage[0] = config.stage(trainer.share)
         waited = time.perf_counter()
@@ -351,12 +370,12 @@ def _run(
         trainer.seconds += waited
         loss = trainer.train_step(batch)
         best = float(loss.true_iou[:, 1:].amax(dim=1).mean())
-        recent.append((float(loss.mask.detach()), float(loss.iou.detach()), best, waited))
+        recent.append((float(loss.mask.detach()), float(loss.iou.detach()), best, waited, float(loss.taught.detach())))
         if trainer.step % 50 == 0:
             means = np.mean(recent, axis=0).tolist()
             recent.clear()
             log.write(step=trainer.step, minutes=trainer.seconds / 60, side=batch.image.shape[1], mask=means[0],
-                      iou=means[1], train_iou=means[2], waited=means[3])  # fmt: skip
+                      iou=means[1], train_iou=means[2], waited=means[3], taught=means[4])  # fmt: skip
         _keep(trainer, clocks, pictures, log, out)
         yield f"loss {recent[-1][0] if recent else 0:.3f}"
 
