@@ -1,10 +1,11 @@
 """Prompts, everything and encoding, side by side with transformers and segment-anything: one run, one set of weights.
 
-    python benchmarks/promptable.py [--size vit_b|nano] [--repeats 5] [--only boxes,everything,encode,memory]
+    python benchmarks/promptable.py [--size vit_b|nano] [--repeats 5] [--only boxes,encode,everything,memory,exactness]
 
-The weights are random (no download), tuned so that masks differ from point to point, are stable, and about half of
-them pass the generator's thresholds: what is skipped is then neither nothing nor all. Times are medians of
-interleaved repeats. Peak memory is that of a process of its own. Writes ``results/promptable_SIZE.md`` and ``.json``.
+The weights are random (no download); see ``promptable_model``. Times are medians of interleaved repeats, with the
+machine's load beside them. Peak memory is that of a process of its own. ``exactness`` compares logits of the size of
+SAM's own, point for point, with segment-anything's predictor. Parts that are measured replace those of earlier runs in
+``results/promptable_SIZE.md`` and ``.json``; the others stay.
 """
 
 from __future__ import annotations
@@ -12,135 +13,29 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
+from promptable_model import REAL, SIZES, boxes, build_model, meta_model, picture, segmenter
 
 from textseg import geometry
-from textseg import image as images
 from textseg.evaluate.machine import machine_info, machine_line
 from textseg.everything import EverythingOptions, generate
-from textseg.models import sam_checkpoint
-from textseg.models.sam import DTYPES, FAMILIES, SamSegmenter
-from textseg.models.sam_input import InputSpec
+from textseg.models.sam import SamSegmenter
 from textseg.prompt import user_prompts
 
 logger = logging.getLogger("promptable")
 RESULTS = Path(__file__).resolve().parent / "results"
-SIZE_HW = (480, 640)
-GAIN = 20_000.0
-"""Of the mask logits: so many that masks are stable."""
-SIZES: dict[str, dict[str, int]] = {
-    "vit_b": {"hidden": 768, "layers": 12, "heads": 12, "side": 1024, "width": 256, "mlp": 2048},
-    "nano": {"hidden": 192, "layers": 6, "heads": 6, "side": 256, "width": 128, "mlp": 512},
-}
-
-
-def build_model(size: str) -> Any:
-    """Return a random ``SamModel`` of a size; see the top of this file."""
-    from transformers import SamConfig, SamModel
-
-    n = SIZES[size]
-    square = {"image_size": n["side"], "patch_size": 16}
-    vision = {"hidden_size": n["hidden"], "num_hidden_layers": n["layers"], "num_attention_heads": n["heads"]}
-    vision |= {"output_channels": n["width"], "num_pos_feats": n["width"] // 2, "mlp_dim": 4 * n["hidden"], **square}
-    decoder = {"hidden_size": n["width"], "mlp_dim": n["mlp"], "iou_head_hidden_dim": n["width"]}
-    decoder |= {"layer_norm_eps": 1e-5}
-    prompts = {"hidden_size": n["width"], **square}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = SamModel(
-            SamConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
-        ).eval()
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if "norm" not in name:
-                    parameter.normal_(0, 1.0 if "positional_embedding" in name else 0.03)
-            _liven(model)
-    return model
-
-
-def _liven(model: Any) -> None:
-    """Make masks depend on their point, be stable, and pass the thresholds about half the time."""
-    for block in model.mask_decoder.transformer.layers:
-        for attention in (block.cross_attn_image_to_token, block.cross_attn_token_to_image):
-            for layer in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj):
-                layer.weight.mul_(4)
-    for layer in (model.mask_decoder.upscale_conv1, model.mask_decoder.upscale_conv2):
-        layer.weight.copy_(layer.weight[..., :1, :1].expand_as(layer.weight))  # smooth within a token
-    for head in model.mask_decoder.output_hypernetworks_mlps:
-        head.proj_out.weight.sub_(head.proj_out.weight.mean(dim=0)).mul_(GAIN)  # so that neither sign prevails
-        head.proj_out.bias.zero_()
-    model.mask_decoder.iou_prediction_head.proj_out.weight.mul_(3)
-    model.mask_decoder.iou_prediction_head.proj_out.bias.fill_(0.9)
-
-
-def segmenter(model: Any, dtype: str = "float32", decoder_dtype: str = "float32") -> SamSegmenter:
-    """Return our segmenter of a model, with Meta's preprocessing."""
-    from transformers import SamImageProcessor
-
-    side = model.config.vision_config.image_size
-    processor = SamImageProcessor(size={"longest_edge": side}, pad_size={"height": side, "width": side})
-    spec = replace(InputSpec.from_processor(processor), resampler="pil")
-    network = FAMILIES["sam"].network(model)
-    network.decode_in(DTYPES[decoder_dtype])
-    return SamSegmenter("sam", network, spec, "benchmark", dtype=dtype)
-
-
-def meta_model(model: Any) -> Any:
-    """Return segment-anything's model of the same weights."""
-    from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-
-    vision, decoder = model.config.vision_config, model.config.mask_decoder_config
-    grid = vision.image_size // vision.patch_size
-    encoder = ImageEncoderViT(
-        img_size=vision.image_size,
-        patch_size=vision.patch_size,
-        embed_dim=vision.hidden_size,
-        depth=vision.num_hidden_layers,
-        num_heads=vision.num_attention_heads,
-        out_chans=vision.output_channels,
-        norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
-        use_rel_pos=True,
-        window_size=vision.window_size,
-        global_attn_indexes=tuple(vision.global_attn_indexes),
-    )
-    prompts = PromptEncoder(decoder.hidden_size, (grid, grid), (vision.image_size,) * 2, 16)
-    transformer = TwoWayTransformer(2, decoder.hidden_size, decoder.num_attention_heads, decoder.mlp_dim)
-    heads = MaskDecoder(
-        transformer_dim=decoder.hidden_size, transformer=transformer, iou_head_hidden_dim=decoder.iou_head_hidden_dim
-    )
-    made = Sam(encoder, prompts, heads, [123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
-    made.load_state_dict(sam_checkpoint.to_meta(model.state_dict()))
-    return made.eval()
-
-
-def picture() -> Any:
-    """Return a smooth random picture with some boxes on it, 640 × 480."""
-    rng = np.random.default_rng(0)
-    rgb = cv2.GaussianBlur(rng.integers(0, 256, (*SIZE_HW, 3), dtype=np.uint8), (0, 0), 9)
-    rgb = cv2.normalize(rgb, np.empty_like(rgb), 0, 255, cv2.NORM_MINMAX)
-    for x, y, w, h in rng.integers(20, 300, (12, 4)):
-        rgb[y : y + h // 2, x : x + w // 2] = rng.integers(0, 256, 3)
-    return images.read(rgb)
-
-
-def boxes(count: int) -> np.ndarray:
-    """Return float32 (count, 4) boxes in the picture."""
-    rng = np.random.default_rng(1)
-    low = rng.uniform(0, 300, (count, 2))
-    return np.concatenate([low, low + rng.uniform(30, 170, (count, 2))], axis=1).astype(np.float32)
 
 
 def timed(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
@@ -160,6 +55,12 @@ def iou_of(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
     either = (a | b).sum(axis=1)
     return np.where(either, (a & b).sum(axis=1) / np.maximum(either, 1), 1.0)
+
+
+def agreement(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
+    """Return how well masks agree with their own."""
+    iou = iou_of(a, b)
+    return {"least": float(iou.min()), "mean": float(iou.mean()), "share of at least 0.99": float((iou >= 0.99).mean())}
 
 
 def measure_boxes(size: str, repeats: int) -> dict[str, Any]:
@@ -191,10 +92,7 @@ def measure_boxes(size: str, repeats: int) -> dict[str, Any]:
     out["greatest difference of logits"] = float(np.abs(reference - exact).max())
     out["greatest logit"] = float(np.abs(reference).max())
     out["least IoU"] = float(iou_of(masks[0], masks[1]).min())
-    out["bf16 IoU"] = {
-        "least": float(iou_of(masks[0], masks[2]).min()),
-        "mean": float(iou_of(masks[0], masks[2]).mean()),
-    }
+    out["bf16 IoU"] = agreement(masks[0], masks[2])
     return out
 
 
@@ -248,41 +146,112 @@ def measure_encode(size: str, repeats: int) -> dict[str, Any]:
     prompts = user_prompts(np.arange(32), boxes_xyxy=boxes(32))
     masks = [which.decode(which.encode(image), prompts) for which in (full, narrow)]
     a, b = (geometry.upscale_masks(m.logits.reshape(-1, *m.logits.shape[2:]), m.frame) for m in masks)
-    out["bf16 IoU"] = {"least": float(iou_of(a, b).min()), "mean": float(iou_of(a, b).mean())}
+    out["bf16 IoU"] = agreement(a, b)
     return out
 
 
 def measure_memory(size: str, side: int) -> dict[str, Any]:
-    """Return the peak MiB of everything in processes of their own."""
+    """Return the peak MiB of everything in processes of their own, and what they held before it began."""
     out = {}
     for who in ("segment-anything", "ours"):
         command = [sys.executable, __file__, "--size", size, "--points", str(side), "--child", who]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        out[who] = float(done.stdout.split()[-1])
-    return {"peak MiB of everything": out}
+        before, peak = (float(number) for number in done.stdout.split()[-2:])
+        out[who] = peak
+        out[f"{who}, before"] = before
+    return {"peak MiB of everything": out, "points": side * side}
 
 
 def child(size: str, side: int, who: str) -> None:
-    """Do everything once and write this process's peak memory in MiB."""
+    """Do everything once; write this process's peak memory in MiB before and after."""
     model, image = build_model(size), picture()
     if who == "ours":
-        generate(segmenter(model), image, EverythingOptions(points_per_side=side))
+        ours = segmenter(model)
+        before = _peak()
+        generate(ours, image, EverythingOptions(points_per_side=side))
     else:
         from segment_anything import SamAutomaticMaskGenerator
 
         reference = meta_model(model)
         del model
+        before = _peak()
         SamAutomaticMaskGenerator(reference, points_per_side=side, output_mode="coco_rle").generate(image.rgb.copy())
-    sys.stdout.write(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.1f}\n")
+    sys.stdout.write(f"{before:.1f} {_peak():.1f}\n")
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measure_exactness(size: str) -> dict[str, Any]:
+    """Return the greatest difference of logits and the least IoU to segment-anything, by kind of prompt."""
+    from segment_anything import SamPredictor
+
+    model = build_model(size, REAL)
+    ours, predictor = segmenter(model), SamPredictor(meta_model(model))
+    pictures = [picture(0), picture(1, (640, 480)), picture(2, (512, 512))]
+    out: dict[str, Any] = {"pictures": len(pictures), "embedding": 0.0, "greatest logit": 0.0, "prompts": 0}
+    kinds: dict[str, dict[str, float]] = {}
+    for number, image in enumerate(pictures):
+        predictor.set_image(image.rgb)
+        embedding = ours.encode(image)
+        difference = np.abs(embedding.features["image"].numpy() - predictor.features.numpy()).max()
+        out["embedding"] = max(out["embedding"], float(difference))
+        for kind, asked in prompts_of_all_kinds(predictor, number).items():
+            for multimask in (True, False):
+                masks, iou, logits = predictor.predict(**asked, multimask_output=multimask)
+                got = ours.decode(embedding, _ours(asked, multimask), raw_masks=True)
+                full = geometry.upscale_masks(got.logits[0], got.frame)
+                worst = kinds.setdefault(kind, {"logits": 0.0, "predicted IoU": 0.0, "least IoU": 1.0})
+                worst["logits"] = max(worst["logits"], float(np.abs(got.logits[0] - logits).max()))
+                apart = float(np.abs(got.predicted_iou[0] - iou.clip(0, 1)).max())
+                worst["predicted IoU"] = max(worst["predicted IoU"], apart)
+                worst["least IoU"] = min(worst["least IoU"], float(iou_of(full, masks).min()))
+                out["greatest logit"] = max(out["greatest logit"], float(np.abs(logits).max()))
+                out["prompts"] += 1
+    return out | kinds
+
+
+def prompts_of_all_kinds(predictor: Any, seed: int) -> dict[str, dict[str, Any]]:
+    """Return arguments of ``SamPredictor.predict`` by kind of prompt; a mask is that of an earlier answer."""
+    height, width = predictor.original_size
+    rng = np.random.default_rng(seed)
+    points = rng.uniform(0.1, 0.9, (3, 2)) * (width, height)
+    low = rng.uniform(0.1, 0.4, 2) * (width, height)
+    box = np.concatenate([low, low + rng.uniform(0.2, 0.5, 2) * (width, height)])
+    point = {"point_coords": points[:1], "point_labels": np.array([1])}
+    clicks = {"point_coords": points, "point_labels": np.array([1, 0, 1])}
+    mask = {"mask_input": predictor.predict(**point)[2][:1]}
+    return {
+        "point": point,
+        "points": clicks,
+        "box": {"box": box},
+        "box and points": {"box": box, **clicks},
+        "mask": mask,
+        "point and mask": {**point, **mask},
+        "box, points and mask": {"box": box, **clicks, **mask},
+    }
+
+
+def _ours(asked: dict[str, Any], multimask: bool) -> Any:
+    """Return the same prompt for us."""
+    return user_prompts(
+        np.zeros(1, np.int64),
+        boxes_xyxy=asked["box"][None] if "box" in asked else None,
+        points_xy=asked["point_coords"][None] if "point_coords" in asked else None,
+        point_labels=asked["point_labels"][None] if "point_coords" in asked else None,
+        mask_logits=asked.get("mask_input"),
+        multimask=multimask,
+    )
 
 
 def table(values: dict[str, Any]) -> str:
     """Return the figures as Markdown."""
-    lines = ["| what | figures |", "|---|---|"]
-    for part in values.values():
+    lines = ["| part | what | figures |", "|---|---|---|"]
+    for title, part in values.items():
         for name, figure in part.items():
             text = json.dumps(figure) if not isinstance(figure, dict) else _row(figure)
-            lines.append(f"| {name} | {text} |")
+            lines.append(f"| {title} | {name} | {text} |")
     return "\n".join(lines)
 
 
@@ -296,7 +265,7 @@ def main() -> None:
     parser.add_argument("--size", choices=sorted(SIZES), default="vit_b")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--points", type=int, default=32, help="of everything's grid, a side")
-    parser.add_argument("--only", default="boxes,encode,everything,memory")
+    parser.add_argument("--only", default="boxes,encode,everything,memory,exactness")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--child", default=None, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -311,15 +280,18 @@ def main() -> None:
         "encode": lambda: measure_encode(given.size, max(1, given.repeats // 2)),
         "everything": lambda: measure_everything(given.size, given.points),
         "memory": lambda: measure_memory(given.size, given.points),
+        "exactness": lambda: measure_exactness(given.size),
     }
-    values = {}
-    for name in given.only.split(","):
-        values[name] = parts[name]()
-        logger.info("%s: %s", name, json.dumps(values[name], indent=1))
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"promptable_{given.size}.md"
-    path.write_text(f"{machine_line()}\n\n{table(values)}\n", encoding="utf-8")
-    path.with_suffix(".json").write_text(json.dumps({"machine": machine_info(), **values}, indent=1), encoding="utf-8")
+    path = RESULTS / f"promptable_{given.size}.json"
+    values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for name in given.only.split(","):
+        values[name] = parts[name]() | {"load and threads": [round(os.getloadavg()[0], 1), torch.get_num_threads()]}
+        logger.info("%s: %s", name, json.dumps(values[name], indent=1))
+        values["machine"] = machine_info()
+        path.write_text(json.dumps(values, indent=1), encoding="utf-8")
+        shown = {name: value for name, value in values.items() if name in parts}
+        path.with_suffix(".md").write_text(f"{machine_line()}\n\n{table(shown)}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def test_small_regions_are_removed_by_rule() -> None:
     picture, coarse, _ = coarse_and_true()
     dotted = coarse.copy()
     dotted[0, 10, 10] = True
-    refined = refine.refine(FakeSegmenter(), picture, dotted, RefineOptions(min_region_area=20, min_zoom=100))
+    refined = refine.refine(FakeSegmenter(), picture, dotted, RefineOptions(min_region_area=20, min_zoom=100, snap=0))
     assert not refined.masks[0, 10, 10] and refined.changed[0]
     assert (refined.masks[0, 100:] == coarse[0, 100:]).all()
 
@@ -104,7 +104,7 @@ def test_boundary_iou() -> None:
     assert refine.small_objects(np.stack([a, a & False])).tolist() == []
 
 
-@pytest.mark.parametrize("bad", [{"grow": 0.5}, {"min_zoom": 0.0}, {"agree_iou": -1.0}, {"rounds": 0}])
+@pytest.mark.parametrize("bad", [{"grow": 0.5}, {"min_zoom": 0.0}, {"agree_iou": -1.0}, {"rounds": -1}, {"snap": -1}])
 def test_bad_input(bad: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
         RefineOptions(**bad)  # type: ignore[arg-type]

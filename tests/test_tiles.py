@@ -131,6 +131,8 @@ def test_everything_across_tiles() -> None:
     for box in [(20, 20, 200, 40), (30, 120, 38, 128), (150, 100, 156, 106)]:
         iou = geometry.box_iou(np.array([box], np.float32), found.boxes_xyxy)
         assert iou.max() > 0.7, box
+    for (x, y), (x0, y0, x1, y1) in zip(found.points_xy, found.boxes_xyxy, strict=True):
+        assert x0 - 8 <= x <= x1 + 8 and y0 - 8 <= y <= y1 + 8  # of the grid, in pixels of the picture
     with pytest.raises(ConfigError, match="prompts, more than max_prompts"):
         tiles.everything(fake_pipeline(), large_scene(), SMALL, EverythingOptions(max_prompts=2000))
 

@@ -50,7 +50,8 @@ def load(
 
 def pipeline_config(settings: Preset) -> PipelineConfig:
     """Return the stages' settings of a preset."""
-    return PipelineConfig(settings.name, settings.propose, settings.prompt, settings.segment, settings.rank)
+    stages = (settings.propose, settings.prompt, settings.segment, settings.rank)
+    return PipelineConfig(settings.name, *stages, settings.everything)
 
 
 def resolve(model: str) -> str:

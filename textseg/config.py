@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import yaml
 
 from textseg.errors import ConfigError, nearest
+from textseg.everything.options import EverythingOptions
 from textseg.prompt import PromptConfig
 from textseg.propose import ProposeConfig
 from textseg.rank import RankConfig
@@ -48,6 +49,7 @@ class Preset:
         device: "auto", "cpu", "cuda", "mps" …
         dtype: "float32", "bfloat16" or "float16": what the big models run in.
         propose, prompt, segment, rank: the stages' settings.
+        everything: how everything in a picture is searched; segment-anything's defaults where a preset is silent.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Preset:
     prompt: PromptConfig = field(default_factory=PromptConfig)
     segment: SegmentConfig = field(default_factory=SegmentConfig)
     rank: RankConfig = field(default_factory=RankConfig)
+    everything: EverythingOptions = field(default_factory=EverythingOptions)
 
 
 def preset_folder() -> Path:

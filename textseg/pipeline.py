@@ -19,6 +19,7 @@ from textseg import image as images
 from textseg import language
 from textseg.cache import EmbeddingCache
 from textseg.errors import ConfigError, PromptError, TextsegError
+from textseg.everything.options import EverythingOptions
 from textseg.prompt import PromptConfig, build_prompts, text_tokens, user_prompts
 from textseg.propose import ProposeConfig, propose, user_proposals
 from textseg.rank import RankConfig, choose, score
@@ -53,6 +54,7 @@ class PipelineConfig:
     prompt: PromptConfig = field(default_factory=PromptConfig)
     segment: SegmentConfig = field(default_factory=SegmentConfig)
     rank: RankConfig = field(default_factory=RankConfig)
+    everything: EverythingOptions = field(default_factory=EverythingOptions)
 
 
 @dataclass(frozen=True)

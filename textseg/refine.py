@@ -11,7 +11,7 @@ The idea of asking again on a crop is CascadePSP's (Cheng et al., 2020), with SA
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from textseg import image as images
 from textseg.errors import ConfigError, ShapeError
 from textseg.everything.records import Everything
 from textseg.prompt import user_prompts
+from textseg.snap import snap
 from textseg.types import Bool, Float, Image, Int, Segmenter, Segments
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ class RefineOptions:
         agree_iou: the new mask must overlap the old one by this IoU, or the old one stays.
         min_side: crops are at least so many pixels a side: a tiny object needs its surroundings.
         use_mask: hand the old mask to the segmenter beside its box.
-        rounds: how often; each round starts from the last one's mask.
+        rounds: how often; each round starts from the last one's mask; 0 asks nothing and only snaps.
+        snap: afterwards edges move to where the colours change, by at most so many pixels; 0 leaves them.
         min_region_area: holes and islands of fewer pixels are removed at the end; 0 leaves them.
 
     Raises:
@@ -62,10 +64,18 @@ class RefineOptions:
     min_side: int = 48
     use_mask: bool = True
     rounds: int = 1
+    snap: int = 6
     min_region_area: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("grow", 1.0), ("min_zoom", 1.0), ("min_side", 1), ("rounds", 1), ("min_region_area", 0)):
+        for name, least in (
+            ("grow", 1.0),
+            ("min_zoom", 1.0),
+            ("min_side", 1),
+            ("rounds", 0),
+            ("snap", 0),
+            ("min_region_area", 0),
+        ):
             if not getattr(self, name) >= least:
                 raise ConfigError(f"{name}: got {getattr(self, name)}, expected {least} or more")
         if not 0.0 <= self.agree_iou <= 1.0:
@@ -122,10 +132,9 @@ def refine(
             if new is None or (new == out[k]).all():
                 break
             out[k], changed[k] = new, True
-        if options.min_region_area:
-            tidy = _tidy(out[k], options.min_region_area)
-            changed[k] |= bool((tidy != out[k]).any())
-            out[k] = tidy
+        for new in _by_rule(image, out[k], options):
+            changed[k] |= bool((new != out[k]).any())
+            out[k] = new
         if progress is not None:
             progress(k + 1, len(masks))
     logger.info("refined %d of %d masks with %d crops", changed.sum(), len(masks), encodings)
@@ -156,6 +165,20 @@ def refine_one(segmenter: Segmenter, image: Image, mask: Bool, options: RefineOp
     out = np.zeros_like(mask)
     out[y0:y1, x0:x1] = new
     return out, zoom
+
+
+def _by_rule(image: Image, mask: Bool, options: RefineOptions) -> Iterator[Bool]:
+    """Yield the mask snapped to the picture's colours, then without small regions, as far as wanted."""
+    if options.snap and mask.any():
+        x0, y0, x1, y1 = crop_box(geometry.mask_boxes(mask[None])[0], image.size_hw, options)
+        inside = mask[y0:y1, x0:x1]
+        new = snap(image.rgb[y0:y1, x0:x1], inside, options.snap)
+        if float(geometry.mask_iou(new[None], inside[None])[0, 0]) >= options.agree_iou:
+            mask = mask.copy()
+            mask[y0:y1, x0:x1] = new
+        yield mask
+    if options.min_region_area:
+        yield _tidy(mask, options.min_region_area)
 
 
 def crop_box(box_xyxy: Float, size_hw: tuple[int, int], options: RefineOptions) -> tuple[int, int, int, int]:

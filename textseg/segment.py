@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from textseg import geometry
 from textseg.errors import ConfigError, ModelError
 from textseg.prior import box_prior
-from textseg.types import Candidates, Embedding, Image, Prompts, Segmenter
+from textseg.types import Candidates, Embedding, Float, Image, Prompts, Segmenter
 
 ROUGH_LIMIT = 8.0
 """Rough mask logits are kept within this before they are added to the segmenter's."""
 
 PRIOR_SIDE = 96
 """Side of a box's ellipse where no other rough mask sets the size."""
+
+
+@runtime_checkable
+class FeedingBack(Protocol):
+    """A segmenter that takes its own logits back as they are, padding and all, as SAM was trained to."""
+
+    def feed_back(self, embedding: Embedding, prompts: Prompts, logits: Float) -> Candidates:
+        """Decode the prompts again, each with the float32 (P, h, w) low-resolution logits of an earlier answer."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,7 @@ def segment(
     asked = _with_box_prior(prompts, image.size_hw) if config.box_prior else prompts
     candidates = segmenter.decode(embedding, asked)
     for _ in range(config.refine_rounds if len(prompts) else 0):
-        candidates = segmenter.decode(embedding, replace(prompts, mask_logits=_best_logits(candidates)))
+        candidates = _again(segmenter, embedding, prompts, candidates)
     return _blend(candidates, prompts, config.rough_weight)
 
 
@@ -88,7 +98,10 @@ def _blend(candidates: Candidates, prompts: Prompts, weight: float) -> Candidate
     return replace(candidates, logits=logits)
 
 
-def _best_logits(candidates: Candidates) -> np.ndarray:
-    """Return float32 (P, h, w): each prompt's mask of best predicted IoU, without the padding."""
+def _again(segmenter: Segmenter, embedding: Embedding, prompts: Prompts, candidates: Candidates) -> Candidates:
+    """Ask once more with each prompt's mask of best predicted IoU beside it."""
     best = candidates.predicted_iou.argmax(axis=1)
-    return geometry.crop_padding(candidates.logits[np.arange(len(best)), best], candidates.frame)
+    logits = candidates.logits[np.arange(len(best)), best]  # (P, h, w)
+    if isinstance(segmenter, FeedingBack):
+        return segmenter.feed_back(embedding, prompts, logits)
+    return segmenter.decode(embedding, replace(prompts, mask_logits=geometry.crop_padding(logits, candidates.frame)))

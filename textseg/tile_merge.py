@@ -29,6 +29,7 @@ class Piece:
         tile: where it was found.
         is_cut: whether it goes on beyond the tile's edge.
         values: predicted IoU and stability.
+        point_xy: where it was asked for, pixels of the picture; None: not by a point.
     """
 
     pixels: Bool
@@ -38,6 +39,7 @@ class Piece:
     tile: Crop
     is_cut: bool = False
     values: tuple[float, float] = (np.nan, np.nan)
+    point_xy: tuple[float, float] | None = None
 
     @classmethod
     def of(cls, mask: Bool, score: float, label: str | None, tile: Crop, size_hw: tuple[int, int]) -> Piece:

@@ -159,14 +159,14 @@ def everything(
         pipeline: its segmenter is asked.
         source: what ``image.read`` takes.
         options: how the picture is cut.
-        search_options: the grid of each tile and the thresholds; crop layers are not used.
+        search_options: the grid of each tile and the thresholds, the preset's where None; crop layers are not used.
         progress: is told after every tile.
 
     Raises:
         ConfigError: more tiles than ``max_tiles`` or more prompts than ``max_prompts``.
     """
     image, options = images.read(source), options or TileOptions()
-    asked = replace(search_options or EverythingOptions(), crop_n_layers=0)
+    asked = replace(search_options or pipeline.config.everything, crop_n_layers=0)
     parts = tiles(image.size_hw, options)
     each = check_cost(asked).prompts
     if asked.max_prompts and each * len(parts) > asked.max_prompts:
@@ -182,7 +182,8 @@ def everything(
         embedding = pipeline.cache.get(view, pipeline.segmenter)
         for one in search(pipeline.segmenter, view, embedding, alone, tile.size_hw, asked):
             piece = Piece.of(geometry.decode_rle(one.rle), one.iou, None, tile, image.size_hw)
-            pieces.append(replace(piece, values=(one.iou, one.stability)))
+            point = (one.point_xy[0] + tile.box_xyxy[0], one.point_xy[1] + tile.box_xyxy[1])
+            pieces.append(replace(piece, values=(one.iou, one.stability), point_xy=point))
         if progress is not None:
             progress(done + 1, len(parts))
     merged = merge(pieces, options.agree_iou, options.duplicate_iou, contained=1.1)  # a part is a mask, too
@@ -201,5 +202,5 @@ def _view(image: Image, tile: Crop) -> Image:
 def _found(piece: Piece, image: Image) -> Found:
     x0, y0, x1, y1 = piece.box_xyxy
     rle = geometry.encode_rle(piece.whole(image.size_hw))
-    middle = ((x0 + x1) / 2, (y0 + y1) / 2)
-    return Found(rle, piece.area, piece.box_xyxy, piece.values[0], piece.values[1], middle, piece.tile)
+    point = piece.point_xy or ((x0 + x1) / 2, (y0 + y1) / 2)
+    return Found(rle, piece.area, piece.box_xyxy, piece.values[0], piece.values[1], point, piece.tile)

@@ -15,6 +15,7 @@ from tests.fakes import fake_pipeline, scene
 from textseg import sa1b
 from textseg.cli import everything as cli_everything
 from textseg.errors import ConfigError, DataError, TextsegError
+from textseg.everything import EverythingOptions
 
 app = typer.Typer()
 app.command("everything")(cli_everything.everything)
@@ -70,7 +71,33 @@ def test_a_folder_as_sa1b_resumes(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("extra", [("--tile", 64), ("--refine",), ("--crop-n-layers", 1, "--min-mask-region-area", 5)])
 def test_options(folder: Path, tmp_path: Path, extra: tuple[Any, ...]) -> None:
     run("everything", folder / "a.png", "--points-per-side", 4, "-o", tmp_path / "out", *extra)
-    assert len(sa1b.read(tmp_path / "out" / "a.json")) > 0
+    written = sa1b.read(tmp_path / "out" / "a.json")
+    assert len(written) > 0
+    for one in written.annotations:
+        (x, y), (x0, y0, w, h) = one["point_coords"][0], one["crop_box"]
+        assert x0 <= x <= x0 + w and y0 <= y <= y0 + h  # where it was asked for lies in the part that was searched
+
+
+def test_the_presets_options_hold_unless_others_are_given(tmp_path: Path) -> None:
+    preset = tmp_path / "mine.yaml"
+    model = "segmenter: {kind: sam, model: nowhere}"
+    preset.write_text(f"name: mine\n{model}\neverything: {{points_per_side: 5, pred_iou_thresh: 0.3}}\n")
+    options = cli_everything.preset_options(str(preset), pred_iou_thresh=0.4, box_nms_thresh=None)
+    assert (options.points_per_side, options.pred_iou_thresh, options.box_nms_thresh) == (5, 0.4, 0.7)
+    assert cli_everything.preset_options("base") == EverythingOptions()
+    with pytest.raises(ConfigError, match=r"pred_iou_thresh: got 7\.0"):
+        cli_everything.preset_options(str(preset), pred_iou_thresh=7.0)
+    preset.write_text(f"name: mine\n{model}\neverything: {{points_a_side: 5}}\n")
+    with pytest.raises(ConfigError, match="unknown key 'points_a_side'; did you mean 'points_per_side'"):
+        cli_everything.preset_options(str(preset))
+
+
+def test_a_vocabulary_without_a_clip(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = tmp_path / "words.txt"
+    words.write_text("a dog\n", encoding="utf-8")
+    monkeypatch.setattr("textseg.build.load", lambda *args, **options: fake_pipeline(clip=None, text_prompt=None))
+    with pytest.raises(ConfigError, match="needs a preset with a CLIP"):
+        run("everything", folder, "--vocabulary", words, "-o", tmp_path / "out")
 
 
 def test_edges(folder: Path, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def meta_sam(model: Any) -> Any:
         mlp_ratio=vision.mlp_dim / vision.hidden_size,
         out_chans=vision.output_channels,
         norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
-        use_rel_pos=True,
+        use_rel_pos=vision.use_rel_pos,
         window_size=vision.window_size,
         global_attn_indexes=tuple(vision.global_attn_indexes),
     )

@@ -16,6 +16,7 @@ from textseg import geometry, image
 from textseg.errors import ConfigError, ModelError, WeightsError
 from textseg.models import sam, sam_checkpoint
 from textseg.models.sam_tiny import tiny_model
+from textseg.segment import SegmentConfig, segment
 from textseg.types import Prompts
 
 KINDS_OF_PROMPT = ["point", "points", "box", "box+points", "box+mask", "mask"]
@@ -65,6 +66,26 @@ def test_answers_are_those_of_segment_anything(what: str, size: tuple[int, int])
         np.testing.assert_allclose(got.predicted_iou[0], iou.clip(0, 1), atol=1e-4)
         full = geometry.upscale_masks(got.logits[0], got.frame)
         assert (full != masks).mean() < 1e-3
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("multimask", "rounds", "atol"), [(True, 1, 1e-3), (True, 2, 5e-3), (False, 2, 5e-3)])
+def test_rounds_of_refinement_are_those_of_segment_anything(
+    multimask: bool, rounds: int, atol: float, size: tuple[int, int]
+) -> None:
+    """Each round passes the rounding of the one before through the mask's convolutions, which enlarge it."""
+    reference, ours = pair(40)
+    predictor = SamPredictor(reference)
+    picture = image.read(blobs(*size))
+    predictor.set_image(picture.rgb)
+    meta, prompts = asked("box+points", size, None, multimask)
+    _, iou, logits = predictor.predict(**meta)
+    for _ in range(rounds):
+        _, iou, logits = predictor.predict(**meta, mask_input=logits[iou.argmax()][None])
+    config = SegmentConfig(multimask=multimask, refine_rounds=rounds)
+    got = segment(ours, ours.encode(picture), picture, prompts, config)
+    np.testing.assert_allclose(got.logits[0], logits, atol=atol)
+    np.testing.assert_allclose(got.predicted_iou[0], iou.clip(0, 1), atol=1e-4)
 
 
 @pytest.mark.parametrize("seed", [0, 1])

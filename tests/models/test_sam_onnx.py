@@ -21,6 +21,7 @@ from textseg.models import sam_onnx
 from textseg.models.sam import FAMILIES, SamSegmenter
 from textseg.models.sam_input import InputSpec
 from textseg.models.sam_tiny import tiny_model, tiny_processor
+from textseg.segment import SegmentConfig, segment
 from textseg.types import Prompts, Segmenter
 
 
@@ -78,6 +79,17 @@ def test_onnxruntime_agrees(kind: dict[str, Any], n: int, loaded: sam_onnx.OnnxS
     assert got.frame == wanted.frame
     masks = [geometry.upscale_masks(answer.logits[0], answer.frame) for answer in (got, wanted)]
     assert (masks[0] != masks[1]).mean() < 1e-3
+
+
+def test_logits_are_fed_back(loaded: sam_onnx.OnnxSegmenter) -> None:
+    reference, picture = segmenter("sam"), image.read(blobs(75, 100))
+    got, wanted = (
+        segment(one, one.encode(picture), picture, asked(2, box=True), SegmentConfig(refine_rounds=2))
+        for one in (loaded, reference)
+    )
+    np.testing.assert_allclose(got.logits, wanted.logits, atol=1e-3)
+    with pytest.raises(PromptError, match="raw masks"):
+        loaded.feed_back(loaded.encode(picture), asked(2, box=True), np.zeros((2, 5, 5), np.float32))
 
 
 def test_it_is_a_segmenter(loaded: sam_onnx.OnnxSegmenter) -> None:

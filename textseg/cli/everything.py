@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,8 @@ from textseg.cli.segment import DeviceOption, PresetOption
 from textseg.errors import ConfigError, DataError, ImageError, nearest
 
 if TYPE_CHECKING:
-    from textseg.everything import Everything
+    from textseg.everything import Everything, EverythingOptions
+    from textseg.pipeline import Pipeline
     from textseg.types import Query
 
 FORMATS = ("json", "sa1b")
@@ -24,30 +26,45 @@ PICTURES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", "
 
 PicturesArgument = Annotated[list[Path], typer.Argument(help="Picture files or folders of them.", show_default=False)]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the answers.")]
-SideOption = Annotated[int, typer.Option("--points-per-side", help="The grid has this many points along each side.")]
+VocabularyOption = Annotated[
+    Path | None, typer.Option("--vocabulary", help="A text file of phrases, one a line: CLIP names each mask.")
+]
+FormatOption = Annotated[
+    str, typer.Option("--format", help="json: records and an overlay; sa1b: SA-1B's JSON with run lengths.")
+]
+SideOption = Annotated[
+    int | None, typer.Option(help="The grid has this many points along each side; the preset's by default, as below.")
+]
+BatchOption = Annotated[int | None, typer.Option(help="Prompts handed to the segmenter at a time.")]
+IouOption = Annotated[float | None, typer.Option(help="Least predicted IoU of a mask, 0..1.")]
+StabilityOption = Annotated[float | None, typer.Option(help="Least stability of a mask, 0..1.")]
+NmsOption = Annotated[float | None, typer.Option(help="Masks whose boxes overlap by more are duplicates.")]
+LayersOption = Annotated[int | None, typer.Option(help="Layer i asks again on 2^i x 2^i crops.")]
+DownscaleOption = Annotated[int | None, typer.Option(help="Fewer points in deeper layers, by this factor each.")]
+RegionOption = Annotated[int | None, typer.Option(help="Holes and islands of fewer pixels are removed.")]
+MostOption = Annotated[int | None, typer.Option(help="Refuse to ask about more points; 0: no limit.")]
+TileOption = Annotated[int, typer.Option(help="Search tiles of this many pixels, for small objects; 0: none.")]
+RefineOption = Annotated[bool, typer.Option("--refine/--no-refine", help="Segment a crop around each mask.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Do pictures again whose answer is there.")]
 
 
 def everything(
     pictures: PicturesArgument,
     out: OutOption = Path("out"),
-    vocabulary: Annotated[
-        Path | None, typer.Option("--vocabulary", help="A text file of phrases, one a line: CLIP names each mask.")
-    ] = None,
-    output_format: Annotated[
-        str, typer.Option("--format", help="json: records and an overlay; sa1b: SA-1B's JSON with run lengths.")
-    ] = "json",
-    points_per_side: SideOption = 32,
-    points_per_batch: Annotated[int, typer.Option(help="Prompts handed to the segmenter at a time.")] = 64,
-    pred_iou_thresh: Annotated[float, typer.Option(help="Least predicted IoU of a mask, 0..1.")] = 0.88,
-    stability_score_thresh: Annotated[float, typer.Option(help="Least stability of a mask, 0..1.")] = 0.95,
-    box_nms_thresh: Annotated[float, typer.Option(help="Masks whose boxes overlap by more are duplicates.")] = 0.7,
-    crop_n_layers: Annotated[int, typer.Option(help="Layer i asks again on 2^i x 2^i crops.")] = 0,
-    crop_n_points_downscale_factor: Annotated[int, typer.Option(help="Fewer points in deeper layers.")] = 1,
-    min_mask_region_area: Annotated[int, typer.Option(help="Holes and islands of fewer pixels are removed.")] = 0,
-    max_prompts: Annotated[int, typer.Option(help="Refuse to ask about more points; 0: no limit.")] = 100_000,
-    tile: Annotated[int, typer.Option(help="Search tiles of this many pixels, for small objects; 0: none.")] = 0,
-    refine: Annotated[bool, typer.Option("--refine/--no-refine", help="Segment a crop around each mask.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Do pictures again whose answer is there.")] = False,
+    vocabulary: VocabularyOption = None,
+    output_format: FormatOption = "json",
+    points_per_side: SideOption = None,
+    points_per_batch: BatchOption = None,
+    pred_iou_thresh: IouOption = None,
+    stability_score_thresh: StabilityOption = None,
+    box_nms_thresh: NmsOption = None,
+    crop_n_layers: LayersOption = None,
+    crop_n_points_downscale_factor: DownscaleOption = None,
+    min_mask_region_area: RegionOption = None,
+    max_prompts: MostOption = None,
+    tile: TileOption = 0,
+    refine: RefineOption = False,
+    overwrite: OverwriteOption = False,
     preset: PresetOption = "nano",
     device: DeviceOption = None,
 ) -> None:
@@ -59,9 +76,8 @@ def everything(
     """
     if output_format not in FORMATS:
         raise ConfigError(f"--format {output_format!r} is unknown; {nearest(output_format, FORMATS)}")
-    from textseg.everything import EverythingOptions, check_cost
-
-    options = EverythingOptions(
+    options = preset_options(
+        preset,
         points_per_side=points_per_side,
         points_per_batch=points_per_batch,
         pred_iou_thresh=pred_iou_thresh,
@@ -72,31 +88,62 @@ def everything(
         min_mask_region_area=min_mask_region_area,
         max_prompts=max_prompts,
     )
-    meant = check_cost(options)
-    query = None if vocabulary is None else read_vocabulary(vocabulary)
+    how = _How(options, None if vocabulary is None else read_vocabulary(vocabulary), tile, refine)
     jobs = [job for job in _jobs(pictures, out, ".json") if overwrite or not job[1].is_file()]
-    if not jobs:
+    if jobs:
+        _search(jobs, how, out, output_format, preset, device)
+    else:
         show.line(f"nothing to do: every picture's answer is in {out}; --overwrite does them again")
-        return
+
+
+def preset_options(preset: str, **given: Any) -> EverythingOptions:
+    """Return a preset's options for everything, with those that are given (not None) in their place.
+
+    Raises:
+        ConfigError: unknown preset, a value out of range, or more prompts than ``max_prompts``.
+    """
+    from textseg.config import read_preset
+    from textseg.everything.options import check_cost
+
+    named = {name: value for name, value in given.items() if value is not None}
+    options = replace(read_preset(preset).everything, **named)
+    check_cost(options)
+    return options
+
+
+@dataclass(frozen=True)
+class _How:
+    """How each picture is searched: the grid, the vocabulary, the side of tiles (0: none), whether refined."""
+
+    options: EverythingOptions
+    query: Query | None
+    tile: int
+    refine: bool
+
+
+def _search(
+    jobs: list[tuple[Path, Path]], how: _How, out: Path, output_format: str, preset: str, device: str | None
+) -> None:
+    """Answer every job with one pipeline."""
     from textseg.build import load
+    from textseg.everything import cost
 
-    pipeline = load(preset, device=device)
+    pipeline, meant = load(preset, device=device), cost(how.options)
+    if how.query is not None and pipeline.clip is None:
+        raise ConfigError(f"--vocabulary needs a preset with a CLIP, which {preset!r} has not")
     show.line(f"{len(jobs)} pictures, {meant} each" if len(jobs) > 1 else f"{meant}")
-
-    def find(path: Path, tell: Callable[[int, int], None]) -> Everything:
-        return _find(pipeline, path, options, query, tile, refine, tell)
 
     def save(path: Path, target: Path, found: Everything) -> str:
         number = zlib.crc32(target.relative_to(out).as_posix().encode())  # the same however often it is resumed
         return _save(found, number, path, target, output_format)
 
-    _each(jobs, find, save)
+    _each(jobs, lambda path, tell: _find(pipeline, path, how, tell), save)
 
 
 def edges(
     pictures: PicturesArgument,
     out: OutOption = Path("out"),
-    points_per_side: SideOption = 16,
+    points_per_side: Annotated[int, typer.Option(help="The grid has this many points along each side.")] = 16,
     thin: Annotated[bool, typer.Option("--thin/--thick", help="Whether edges are thinned to one pixel.")] = True,
     preset: PresetOption = "nano",
     device: DeviceOption = None,
@@ -141,40 +188,26 @@ def read_vocabulary(path: Path) -> Query:
     return language.query([language.parse_phrase(text) for text in texts])
 
 
-def _find(
-    pipeline: Any,
-    path: Path,
-    options: Any,
-    query: Query | None,
-    tile: int,
-    refine: bool,
-    tell: Callable[[int, int], None],
-) -> Everything:
+def _find(pipeline: Pipeline, path: Path, how: _How, tell: Callable[[int, int], None]) -> Everything:
     """Return everything in one picture, in tiles and refined if wanted."""
     from textseg import everything as tool
     from textseg import image as images
 
     picture = images.read(path)
-    if tile:
+    if how.tile:
         from textseg import tiles
 
-        cut = tiles.TileOptions(side=tile, overlap=min(128, tile // 4))
-        found = tiles.everything(pipeline, picture, cut, options, tell)
-        if query is not None:
-            found = tool.name_masks(found, query, _clip(pipeline), tool.NamingOptions())
+        cut = tiles.TileOptions(side=how.tile, overlap=min(128, how.tile // 4))
+        found = tiles.everything(pipeline, picture, cut, how.options, tell)
+        if how.query is not None:
+            found = tool.name_everything(pipeline, found, how.query)
     else:
-        found = tool.everything(pipeline, picture, options, query, tell)
-    if refine:
+        found = tool.everything(pipeline, picture, how.options, how.query, tell)
+    if how.refine:
         from textseg.refine import refine_everything
 
         found = refine_everything(pipeline, found, progress=tell)
     return found
-
-
-def _clip(pipeline: Any) -> Any:
-    if pipeline.clip is None:
-        raise ConfigError("--vocabulary needs a preset with a CLIP")
-    return pipeline.clip
 
 
 def _save(found: Everything, number: int, path: Path, target: Path, output_format: str) -> str:

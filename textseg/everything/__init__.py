@@ -34,6 +34,7 @@ __all__ = [
     "cost",
     "everything",
     "generate",
+    "name_everything",
     "name_masks",
 ]
 
@@ -50,7 +51,7 @@ def everything(
     Args:
         pipeline: its segmenter finds the masks, its CLIP names them, its cache keeps the picture's embedding.
         source: what ``image.read`` takes: a path, bytes, a PIL image, an RGB array …
-        options: the grid and the thresholds; Meta's defaults where None.
+        options: the grid and the thresholds; the preset's where None (Meta's defaults unless it says otherwise).
         vocabulary: phrases; labels are exactly these strings, None for a mask that none of them fits.
         progress: is called with (prompts done, prompts in all) after every batch.
 
@@ -61,14 +62,28 @@ def everything(
         UnsupportedError: a vocabulary, but the pipeline has no CLIP.
     """
     query = None if vocabulary is None else language.query(vocabulary)
-    if query is not None and pipeline.clip is None:
-        raise UnsupportedError("naming masks needs a CLIP: take a preset that has one, or leave the vocabulary out")
+    if query is not None:
+        _require_clip(pipeline)  # before the search, which takes long
     image = images.read(source)
+    options = options or pipeline.config.everything
     found = generate(pipeline.segmenter, image, options, cache=pipeline.cache, progress=progress)
-    if query is None or pipeline.clip is None:
-        return found
-    start = time.perf_counter()
-    rank = pipeline.config.rank
+    return found if query is None else name_everything(pipeline, found, query)
+
+
+def name_everything(pipeline: Pipeline, found: Everything, query: Query) -> Everything:
+    """Return the same masks, named by the pipeline's CLIP with the preset's backgrounds and crops.
+
+    Raises:
+        UnsupportedError: the pipeline has no CLIP.
+    """
+    _require_clip(pipeline)
+    assert pipeline.clip is not None
+    start, rank = time.perf_counter(), pipeline.config.rank
     naming = NamingOptions(rank.backgrounds, grow=rank.clip_grow, fill=rank.clip_fill)
     named = name_masks(found, query, pipeline.clip, naming)
     return replace(named, seconds={**found.seconds, "name": time.perf_counter() - start})
+
+
+def _require_clip(pipeline: Pipeline) -> None:
+    if pipeline.clip is None:
+        raise UnsupportedError("naming masks needs a CLIP: take a preset that has one, or leave the vocabulary out")

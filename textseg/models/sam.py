@@ -21,7 +21,7 @@ from textseg.models.sam_input import InputSpec
 from textseg.models.sam_load import Family, check_spec, load_network, resolve_device
 from textseg.models.sam_networks import Features, Sam2Network, SamHqNetwork, SamNetwork
 from textseg.stream import MaskBatch, geometry_part
-from textseg.types import Candidates, Embedding, Image, Prompts
+from textseg.types import Candidates, Embedding, Float, Image, Prompts
 
 FAMILIES: dict[str, Family] = {
     "sam": Family("SAM", "SamModel", "SamImageProcessor", ("sam",), SamNetwork),
@@ -195,6 +195,19 @@ class SamSegmenter:
                     logits[index] = low.float().cpu().numpy()
                     iou[index] = quality.float().clamp(0, 1).cpu().numpy()
         return Candidates(logits, iou, self.network.logits_frame(embedding.frame))
+
+    def feed_back(self, embedding: Embedding, prompts: Prompts, logits: Float) -> Candidates:
+        """Decode the prompts again, each with the logits of an earlier answer: a round of refinement.
+
+        Args:
+            embedding: the picture's.
+            prompts: P of them; masks of their own are replaced.
+            logits: float32 (P, h, w), one low-resolution mask each, with the padding.
+
+        Raises:
+            ModelError, UnsupportedError, PromptError: as ``decode``.
+        """
+        return self.decode(embedding, replace(prompts, mask_logits=logits), raw_masks=True)
 
     def stream(self, embedding: Embedding, prompts: Prompts, min_iou: float) -> Iterator[MaskBatch]:
         """Yield the masks whose predicted IoU is greater than ``min_iou``, a chunk of prompts at a time.

@@ -215,6 +215,7 @@ def _read(attention: Any, query: Tensor, placed: Tensor, image: Tensor) -> Tenso
 def _weights_on_tokens(attention: Any, placed_tokens: Tensor, placed: Tensor, picture: Picture | None) -> Tensor:
     """Return how much each of the picture's tokens attends to the prompts' (N, T, D): (N, H*T, S), heads apart."""
     key = _heads(_linear(attention.k_proj, placed_tokens), attention)  # (N, H, T, d)
+    key = key - key.mean(dim=2, keepdim=True)  # the softmax does not see it; smaller scores lose less in bfloat16
     n, h, t, d = key.shape
     if picture is not None:
         flat = key.transpose(0, 1).reshape(h, n * t, d)

@@ -44,7 +44,7 @@ from textseg.models.sam_input import InputSpec
 from textseg.models.sam_load import weights_hash
 from textseg.models.sam_networks import SamNetwork
 from textseg.models.sam_prompts import PromptTensors
-from textseg.types import Candidates, Embedding, Image, Prompts
+from textseg.types import Candidates, Embedding, Float, Image, Prompts
 
 logger = logging.getLogger(__name__)
 
@@ -235,8 +235,17 @@ class OnnxSegmenter:
         features = self.encoder.run(["image"], {"pixels": pixels.numpy()})[0]
         return Embedding({"image": features}, frame, image.digest, self.model_id)
 
-    def decode(self, embedding: Embedding, prompts: Prompts) -> Candidates:
+    def feed_back(self, embedding: Embedding, prompts: Prompts, logits: Float) -> Candidates:
+        """As ``SamSegmenter.feed_back``."""
+        return self.decode(embedding, dataclasses.replace(prompts, mask_logits=logits), raw_masks=True)
+
+    def decode(self, embedding: Embedding, prompts: Prompts, *, raw_masks: bool = False) -> Candidates:
         """Return the masks of all prompts, in order: C = 3 with ``prompts.multimask``, else 1.
+
+        Args:
+            embedding: the picture's.
+            prompts: P of them; P may be 0.
+            raw_masks: as for ``SamSegmenter.decode``.
 
         Raises:
             ModelError: the embedding is another model's, or damaged.
@@ -253,7 +262,10 @@ class OnnxSegmenter:
         iou = np.empty((len(prompts), count), np.float32)
         if len(prompts):
             sam_prompts.check_prompts(prompts, embedding.frame.original_hw, self.text_width)
-            parts = sam_prompts.chunks(prompts, embedding.frame, self.mask_hw, _CHUNK, torch.device("cpu"))
+            if raw_masks:
+                sam_prompts.check_raw_masks(prompts, self.mask_hw)
+            cpu = torch.device("cpu")
+            parts = sam_prompts.chunks(prompts, embedding.frame, self.mask_hw, _CHUNK, cpu, raw_masks=raw_masks)
             for index, tensors in parts:
                 low, quality = self.decoder.run(list(OUTPUTS), {"image": image, **self._inputs(tensors)})
                 logits[index], iou[index] = low[:, wanted], quality[:, wanted].clip(0, 1)
