@@ -165,6 +165,21 @@ def test_clip_sees_the_masked_crop_and_contrasts_phrases() -> None:
     np.testing.assert_array_equal(accepted.masks[0], LEFT)
 
 
+def test_phrases_of_one_group_do_not_compete() -> None:
+    rgb = np.zeros((4, 4, 3), np.uint8)
+    rgb[..., 0] = rgb[..., 2] = 255  # as red as blue
+    image = Image(rgb, "test", "2" * 64)
+    proposals, prompts, candidates = stages([[LEFT]], [0.5], [0])
+    config = RankConfig(weights={"clip": 1.0})
+    apart = query("red car", "blue car")
+    joined = Query(tuple(replace(phrase, group="car") for phrase in apart.phrases))
+    parts = [
+        rank.score(image, q, proposals, prompts, candidates, TwoColorClip(), config).parts["clip"][0]
+        for q in (apart, joined)
+    ]
+    assert parts[0] < 0.55 < 0.9 < parts[1]
+
+
 def test_clip_does_not_look_twice_at_the_same_mask() -> None:
     class Counting(TwoColorClip):
         seen = 0

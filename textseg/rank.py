@@ -338,7 +338,7 @@ def _clip_part(
     pictures = clip.encode_images(crops)[owner]  # (S, D)
     texts = clip.encode_text(query.prompts)  # (Q, D)
     backgrounds = clip.encode_text(config.backgrounds)  # (B, D)
-    rivals = texts @ texts.T < config.synonym_similarity  # (Q, Q): which phrases contrast with which
+    rivals = (texts @ texts.T < config.synonym_similarity) & _of_other_groups(query)  # (Q, Q): which contrast with which
     for row, m in enumerate(shown):
         own = int(phrase_index[m])
         contrast = [texts[rivals[own]], backgrounds]
@@ -348,6 +348,12 @@ def _clip_part(
         gap = clip.logit_scale * (others - texts[own] @ pictures[row])
         out[m] = 1.0 / (1.0 + np.exp(np.minimum(gap, 50.0)).sum())
     return out
+
+
+def _of_other_groups(query: Query) -> Bool:
+    """Return bool (Q, Q): whether two phrases may mean different things."""
+    groups = np.array([phrase.group for phrase in query.phrases])
+    return np.asarray((groups[:, None] != groups[None]) | (groups == ""), np.bool_)
 
 
 def _unlike(masks: Bool) -> tuple[Int, Int]:

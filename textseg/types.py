@@ -81,11 +81,13 @@ class Phrase:
         text: exactly the caller's string; it is the label of every mask found for it.
         prompt: the text given to the models (trimmed, white space folded).
         negatives: what it is not ("car" but not "toy car"): contrasted in the ranking.
+        group: phrases of one group mean the same ("car", "automobile") and are never contrasted; "" is no group.
     """
 
     text: str
     prompt: str
     negatives: tuple[str, ...] = ()
+    group: str = ""
 
 
 @dataclass(frozen=True)

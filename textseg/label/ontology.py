@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,8 @@ class Ontology:
         owners: list[int] = []
         for index in range(len(self.classes)) if wanted is None else wanted:
             mine = self.classes[index].as_phrases()
+            if len(mine) > 1:  # the phrases of one class do not compete
+                mine = [replace(phrase, group=self.classes[index].name) for phrase in mine]
             phrases.extend(mine)
             owners.extend([index] * len(mine))
         return Query(tuple(phrases)), tuple(owners)
