@@ -122,7 +122,7 @@ def labelme(path: Path, shapes: list[dict[str, Any]], **changes: Any) -> Path:
 def test_labelme_shapes(tmp_path: Path) -> None:
     out = small_store(tmp_path)
     label = CLASSES[0]
-    shapes = [
+    shapes: list[dict[str, Any]] = [
         {"label": label, "points": [[1, 1], [4, 1], [4, 5]], "shape_type": "polygon", "group_id": 7},
         {"label": label, "points": [[20, 10], [25, 15]], "shape_type": "rectangle", "group_id": 7},
         {"label": CLASSES[1], "points": [[10, 10], [13, 10]], "shape_type": "circle", "group_id": None},

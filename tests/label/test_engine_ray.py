@@ -35,6 +35,19 @@ def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
         list(RayEngine(partial(make, Path()))(iter([])))
 
 
+def test_a_cluster_that_does_not_start_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+    import types
+
+    def fail(**options: object) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    broken = types.SimpleNamespace(is_initialized=lambda: False, init=fail)
+    monkeypatch.setitem(sys.modules, "ray", broken)  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedError, match=r"Ray does not start here: The current node timed out.*RAY_ADDRESS"):
+        list(RayEngine(partial(make, Path()))(iter([])))
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_same_labels_as_the_local_engine_with_a_worker_killed_midway(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.fakes import BLUE_BOX, RED_BOX, FakeClip, fake_pipeline, scene
-from tests.label.helpers import run
+from tests.label.helpers import CLASSES, run
 from textseg import geometry
 from textseg import image as images
 from textseg.errors import ConfigError, PromptError
@@ -18,7 +18,7 @@ from textseg.label.items import GivenBox, Item
 from textseg.label.ontology import LabelClass, Ontology, from_names
 from textseg.label.records import Failed, Labelled
 from textseg.label.store import Store
-from textseg.label.work import Labeller, attempt, keep
+from textseg.label.work import PROPOSALS, PROPOSALS_A_PHRASE, Labeller, attempt, keep
 from textseg.rank import PARTS
 
 
@@ -155,3 +155,13 @@ def test_keep_selects_candidates_and_nothing_else() -> None:
     assert len(some.masks) == len(some.scores) == len(some.parts["clip"]) == len(some)
     assert len(keep(scored, np.zeros(len(scored), bool))) == 0
     assert len(keep(replace(some), np.ones(len(some), bool))) == len(some)
+
+
+def test_a_long_list_of_classes_does_not_multiply_the_places_looked_at() -> None:
+    few = Labeller(fake_pipeline(), from_names("red box")).pipeline.config.propose.max_total
+    ten = Labeller(fake_pipeline(), from_names([f"thing {i}" for i in range(10)])).pipeline.config.propose.max_total
+    many = Labeller(fake_pipeline(), from_names([f"thing {i}" for i in range(40)])).pipeline.config.propose.max_total
+    assert (few, ten, many) == (PROPOSALS, PROPOSALS, 40 * PROPOSALS_A_PHRASE)
+    pipeline = fake_pipeline()
+    tight = replace(pipeline.config, propose=replace(pipeline.config.propose, max_total=5))
+    assert Labeller(pipeline.with_config(tight), CLASSES).pipeline.config.propose.max_total == 5  # the preset's own

@@ -66,13 +66,13 @@ class RayEngine:
         """Yield the outcomes as they come.
 
         Raises:
-            UnsupportedError: Ray is not installed.
+            UnsupportedError: Ray is not installed, or does not start.
         """
         ray = _ray()
         ours = not ray.is_initialized()
         if ours:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports home unless told not to
-            ray.init(log_to_driver=False, include_dashboard=False)
+            _start(ray)
         options = {"max_restarts": -1, "max_task_retries": self.retries, "max_concurrency": 2, "num_gpus": self.gpus}
         pool = [ray.remote(**options)(_Worker).remote(self.make) for _ in range(self.workers)]
         try:
@@ -110,6 +110,17 @@ def _result(ray: Any, reference: Any, item: Item) -> Outcome:
         reason = f"its worker died each time: {str(error).splitlines()[0]}"
         return Failed(item.key, item.uri, "WorkerDied", reason, models=True)
     return outcome
+
+
+def _start(ray: Any) -> None:
+    """Join the cluster of ``RAY_ADDRESS``, or start one on this machine."""
+    try:
+        ray.init(log_to_driver=False, include_dashboard=False)
+    except Exception as error:  # Ray raises almost anything, a plain Exception where the machine is too busy
+        raise UnsupportedError(
+            f"Ray does not start here: {str(error).strip() or type(error).__name__}; try again when the machine is "
+            "less busy, start it with 'ray start --head' and set RAY_ADDRESS=auto, or leave --engine ray out"
+        ) from error
 
 
 def _ray() -> Any:

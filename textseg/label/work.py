@@ -25,6 +25,14 @@ from textseg.types import Bool, Image, Int, Phrase, Query, Segments
 
 logger = logging.getLogger(__name__)
 
+PROPOSALS, PROPOSALS_A_PHRASE = 64, 4
+"""Most places looked at in one picture: so many, or so many a phrase where there are many phrases.
+
+A pipeline that is asked one phrase looks at its twenty best places. Asked a long list of classes, nearly all of those
+are hopeless: the things in a picture do not grow with the list. The best of all classes are kept, as the detector
+sees it; ``benchmarks/label.py`` tells what this saves, ``benchmarks/results/label_proposals.json`` what it costs.
+"""
+
 _NONE_ACCEPTED = 1.0  # as the pipeline's threshold: its own choice by phrase is not used, so it need not be made
 
 
@@ -33,7 +41,8 @@ class Labeller:
 
     All classes are asked in one pass. The choice is made among classes, not phrases: two phrases of one class that
     found the same thing give one mask, as two masks of one phrase would; a thing found by two classes goes to the one
-    with the better fused score.
+    with the better fused score. At most ``PROPOSALS`` places are looked at, fewer than the pipeline would for a long
+    list of classes.
 
     Args:
         pipeline: the models and the stages' settings.
@@ -45,12 +54,14 @@ class Labeller:
     """
 
     def __init__(self, pipeline: Pipeline, ontology: Ontology, threshold: float | None = None) -> None:
-        self.pipeline = pipeline
+        propose, phrases = pipeline.config.propose, sum(len(one.phrases) for one in ontology.classes)
+        most = min(propose.max_total, max(PROPOSALS, PROPOSALS_A_PHRASE * phrases))
+        self.pipeline = pipeline.with_config(replace(pipeline.config, propose=replace(propose, max_total=most)))
         self.ontology = ontology
         self.threshold = threshold
         rank = pipeline.config.rank
         self.rank: RankConfig = rank if threshold is None else replace(rank, threshold=threshold)
-        lean = replace(pipeline.config, rank=replace(rank, max_rejected=0))  # what lost is not upscaled
+        lean = replace(self.pipeline.config, rank=replace(rank, max_rejected=0))  # what lost is not upscaled
         self._lean = pipeline.with_config(lean)
 
     def __call__(self, item: Item, image: Image) -> Labelled:
