@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from textseg.errors import ConfigError
-from textseg.propose import ProposeConfig, concatenate, propose, user_proposals
+from textseg.propose import ProposeConfig, concatenate, place_in_phrase, propose, user_proposals
 from textseg.types import Image, Phrase, Proposals, Query
 
 QUERY = Query((Phrase("car", "car"), Phrase("dog", "dog")))
@@ -86,3 +86,19 @@ def test_joining_leaves_presence_open_where_a_source_does_not_say() -> None:
     joined = concatenate([one, two])
     assert joined.presence is not None
     np.testing.assert_allclose(joined.presence, [0.4, np.nan], rtol=1e-6)
+
+
+def test_many_phrases_share_the_total_fairly() -> None:
+    detector = Listed([0.9, 0.8, 0.7, 0.2], [0, 0, 0, 1])
+    out = propose(QUERY, detector, None, (10, 20), ProposeConfig(max_total=3, text_only=False))
+    assert sorted(zip(out.phrase_index.tolist(), out.scores.round(1).tolist(), strict=True)) == [
+        (0, pytest.approx(0.8)),
+        (0, pytest.approx(0.9)),
+        (1, pytest.approx(0.2)),
+    ]
+
+
+def test_places_within_a_phrase() -> None:
+    scores, phrases = np.array([0.1, 0.5, 0.3, 0.5], np.float32), np.array([7, 2, 7, 2])
+    assert place_in_phrase(scores, phrases).tolist() == [1, 0, 0, 1]
+    assert len(place_in_phrase(scores[:0], phrases[:0])) == 0

@@ -202,6 +202,13 @@ def test_clip_looks_only_at_the_budgeted_best() -> None:
     assert np.isnan(scored.parts["clip"]).tolist() == [True, False, False]
 
 
+def test_clip_looks_at_each_phrases_best_first_when_there_are_many() -> None:
+    proposals, prompts, candidates = stages([[LEFT], [RIGHT], [CORNER]], [0.9, 0.8, 0.5], [0, 0, 1])
+    config = RankConfig(weights={"detector": 1.0}, clip_total=1)  # two phrases: each is looked at once all the same
+    scored = rank.score(IMAGE, query("red car", "a dog"), proposals, prompts, candidates, TwoColorClip(), config)
+    assert np.isnan(scored.parts["clip"]).tolist() == [False, True, False]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

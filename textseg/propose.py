@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from textseg.errors import ConfigError
-from textseg.types import Bool, Detector, Float, Int, Proposals, Query
+from textseg.types import Detector, Float, Int, Proposals, Query
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class ProposeConfig:
     Attributes:
         detector_threshold: least detector score, 0..1. Low on purpose: the ranking decides.
         max_per_phrase: most detector boxes kept for one phrase.
-        max_total: most proposals for one picture, best first, however many phrases are asked.
+        max_total: most proposals for one picture, however many phrases are asked; each phrase's best come first,
+            then each one's second best, and so on.
         text_only: whether each phrase also becomes a proposal without a box, carried by SAM's text token alone.
             Needs a text prompt and a segmenter that takes text tokens.
     """
@@ -52,10 +53,10 @@ def propose(
     found = Proposals.empty()
     if detector is not None:
         found = detector.detect(encoded, query.prompts, config.detector_threshold)
-        found = found[_top_per_phrase(found, config.max_per_phrase)]
+        found = found[place_in_phrase(found.scores, found.phrase_index) < config.max_per_phrase]
     if config.text_only:
         found = concatenate([found, _text_proposals(found, len(query), size_hw)])
-    best = np.argsort(-found.scores, kind="stable")[: config.max_total]
+    best = np.lexsort((-found.scores, place_in_phrase(found.scores, found.phrase_index)))[: config.max_total]
     return found[np.sort(best)]
 
 
@@ -107,10 +108,10 @@ def concatenate(parts: Sequence[Proposals]) -> Proposals:
     )
 
 
-def _top_per_phrase(proposals: Proposals, limit: int) -> Bool:
-    """Return bool (N,): among each phrase's ``limit`` best scores."""
-    keep = np.zeros(len(proposals), bool)
-    for phrase in np.unique(proposals.phrase_index):
-        members = np.flatnonzero(proposals.phrase_index == phrase)
-        keep[members[np.argsort(-proposals.scores[members], kind="stable")[:limit]]] = True
-    return keep
+def place_in_phrase(scores: Float, phrase_index: Int) -> Int:
+    """Return int64 (N,): 0 for each phrase's best score, 1 for its second best … (ties: the first comes first)."""
+    order = np.lexsort((-scores, phrase_index))  # by phrase, best first
+    phrases, starts = np.unique(phrase_index[order], return_index=True)
+    places = np.empty(len(scores), np.int64)
+    places[order] = np.arange(len(scores)) - starts[np.searchsorted(phrases, phrase_index[order])]
+    return places

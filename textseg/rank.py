@@ -14,6 +14,7 @@ import numpy as np
 from textseg import geometry
 from textseg.crops import masked_crops
 from textseg.errors import ConfigError, nearest
+from textseg.propose import place_in_phrase
 from textseg.types import Bool, Candidates, Float, Image, ImageTextEncoder, Int, Prompts, Proposals, Query, Segments
 
 PARTS = ("detector", "presence", "sam_iou", "stability", "clip", "agreement")
@@ -35,6 +36,8 @@ class RankConfig:
         cross_phrase_iou: masks of different phrases that overlap by this IoU are one object; the better keeps it.
         min_area: least area of an accepted mask in pixels of the original picture.
         clip_budget: how many candidates a phrase are shown to CLIP, best first by the other parts.
+        clip_total: how many at most in one call, however many phrases: each phrase's best first. But one a phrase is
+            always shown.
         clip_grow: a CLIP crop is the mask's box grown by this factor and made square.
         clip_size: longest side in pixels of the crops that CLIP is shown.
         clip_fill: grey level 0..255 of a crop's pixels outside the mask.
@@ -61,6 +64,7 @@ class RankConfig:
     cross_phrase_iou: float = 0.8
     min_area: int = 1
     clip_budget: int = 12
+    clip_total: int = 64
     clip_grow: float = 1.2
     clip_size: int = 224
     clip_fill: int = 127
@@ -133,7 +137,7 @@ def score(
     }
     areas = _flat(masks).mean(axis=1)
     if clip is not None and p and any(phrase.prompt for phrase in query.phrases):
-        shown = _worth_showing(fuse(parts, config), masks, areas, phrase_index, prompt_index, config)
+        shown = _worth_showing(fuse(parts, config), areas, phrase_index, config)
         parts["clip"] = _clip_part(image, query, masks, shown, phrase_index, clip, config)
     return Scored(
         candidates,
@@ -314,15 +318,12 @@ def _agreement(masks: Bool, proposals: Proposals, proposal_index: Int, size_hw: 
     return out
 
 
-def _worth_showing(
-    scores: Float, masks: Bool, areas: Float, phrase_index: Int, prompt_index: Int, config: RankConfig
-) -> Int:
+def _worth_showing(scores: Float, areas: Float, phrase_index: Int, config: RankConfig) -> Int:
     """Return the indices of the candidates that CLIP looks at: each phrase's best by the other parts."""
-    shown: list[int] = []
-    for phrase in np.unique(phrase_index):
-        members = np.flatnonzero((phrase_index == phrase) & (areas > 0))
-        shown.extend(members[np.argsort(-scores[members], kind="stable")[: config.clip_budget]].tolist())
-    return np.array(sorted(shown), dtype=np.int64)
+    solid = np.flatnonzero(areas > 0)
+    places = place_in_phrase(scores[solid], phrase_index[solid])
+    order = np.lexsort((-scores[solid], places))[: max(config.clip_total, int((places == 0).sum()))]
+    return np.sort(solid[order[places[order] < config.clip_budget]])
 
 
 def _clip_part(
@@ -338,7 +339,9 @@ def _clip_part(
     pictures = clip.encode_images(crops)[owner]  # (S, D)
     texts = clip.encode_text(query.prompts)  # (Q, D)
     backgrounds = clip.encode_text(config.backgrounds)  # (B, D)
-    rivals = (texts @ texts.T < config.synonym_similarity) & _of_other_groups(query)  # (Q, Q): which contrast with which
+    rivals = (texts @ texts.T < config.synonym_similarity) & _of_other_groups(
+        query
+    )  # (Q, Q): which contrast with which
     for row, m in enumerate(shown):
         own = int(phrase_index[m])
         contrast = [texts[rivals[own]], backgrounds]
