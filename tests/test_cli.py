@@ -57,6 +57,20 @@ def script(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str
 # ---------------------------------------------------------------- segment
 
 
+def test_a_rough_mask_and_rounds(picture: Path, tmp_path: Path) -> None:
+    x0, y0, x1, y1 = RED_BOX
+    rough = PIL.Image.new("L", (128, 96))
+    rough.paste(255, (x0 + 2, y0 + 2, x1 - 2, y1 - 2))
+    rough.save(tmp_path / "rough.png")
+    box = ",".join(str(v) for v in RED_BOX)
+    done = call("segment", picture, "--mask", tmp_path / "rough.png", "--box", box, "--rounds", 2, "-o", tmp_path / "o")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "o" / "result.json").is_file()
+    assert call("segment", picture, "--mask", tmp_path / "none.png").exit_code != 0
+    refused = call("segment", picture, "--box", box, "--rounds", -1)
+    assert refused.exit_code != 0 and "refine_rounds: got -1" in refused.output
+
+
 def test_segment_prints_and_writes(picture: Path, tmp_path: Path) -> None:
     done = call("segment", picture, "the red box", "the blue box", "a dog", "-o", tmp_path / "o")
     assert done.exit_code == 0, done.output

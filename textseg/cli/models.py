@@ -49,7 +49,7 @@ def show_preset(preset: PresetArgument) -> None:
         table.add_row(need.role, need.model.kind, need.model.model, need.state)
     show.console().print(table)
     values = dataclasses.asdict(settings)
-    stages = {key: values[key] for key in ("device", "dtype", "propose", "prompt", "segment", "rank")}
+    stages = {key: values[key] for key in ("device", "dtype", "propose", "prompt", "segment", "rank", "everything")}
     stages["rank"]["backgrounds"] = list(stages["rank"]["backgrounds"])
     typer.echo(yaml.safe_dump(stages, sort_keys=False, allow_unicode=True).rstrip())
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from textseg.cli import show
+
+if TYPE_CHECKING:
+    from textseg.pipeline import Pipeline
 
 PresetOption = Annotated[str, typer.Option("--preset", "-p", help="A preset's name, or a YAML file.")]
 DeviceOption = Annotated[
@@ -39,6 +43,12 @@ def segment(
     background_point: Annotated[
         list[str] | None, typer.Option("--background-point", metavar="X,Y", help="A point that is not on it.")
     ] = None,
+    mask: Annotated[
+        Path | None, typer.Option("--mask", help="A picture of a rough mask, light where the thing is.")
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option("--rounds", help="How often the masks are fed back in, to be refined.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print everything as JSON (masks as COCO RLE) instead of a table.")
     ] = False,
@@ -48,15 +58,16 @@ def segment(
 
     Example: textseg segment photo.jpg "the red car" "a dog" -o out/
     """
-    pointed = _pointed(box or [], point or [], background_point or [])
+    pointed = _pointed(box or [], point or [], background_point or [], mask)
     if not phrases and not pointed:
-        raise typer.BadParameter("nothing asked: give a phrase such as 'the red car', a --box or a --point")
+        raise typer.BadParameter("nothing asked: give a phrase such as 'the red car', a --box, a --point or a --mask")
     from textseg import image, language
     from textseg.build import load
 
     opened = image.read(picture)  # a bad picture or phrase is reported before the models load
     query = language.query([language.parse_phrase(text) for text in phrases]) if phrases else None
-    result = load(preset, device=device).open(opened).segment(query, threshold=threshold, **pointed)
+    pipeline = _with_rounds(load(preset, device=device), rounds)
+    result = pipeline.open(opened).segment(query, threshold=threshold, **pointed)
     if as_json:
         typer.echo(json.dumps(result.to_dict(), ensure_ascii=False))
     else:
@@ -67,7 +78,15 @@ def segment(
             show.line(f"wrote {folder / 'overlay.png'} and {len(result)} masks")
 
 
-def _pointed(boxes: list[str], points: list[str], background: list[str]) -> dict[str, Any]:
+def _with_rounds(pipeline: Pipeline, rounds: int | None) -> Pipeline:
+    """Return the pipeline with so many rounds of refinement, or the preset's."""
+    if rounds is None:
+        return pipeline
+    config = pipeline.config
+    return pipeline.with_config(replace(config, segment=replace(config.segment, refine_rounds=rounds)))
+
+
+def _pointed(boxes: list[str], points: list[str], background: list[str], mask: Path | None) -> dict[str, Any]:
     """Return the keyword arguments of ``OpenPicture.segment`` for what is pointed at."""
     out: dict[str, Any] = {}
     if boxes:
@@ -75,6 +94,10 @@ def _pointed(boxes: list[str], points: list[str], background: list[str]) -> dict
     if points or background:
         out["points"] = [_numbers(text, 2, "--point") for text in points + background]
         out["labels"] = [1] * len(points) + [0] * len(background)
+    if mask is not None:
+        from textseg import image
+
+        out["mask"] = image.read(mask).rgb.mean(axis=2) >= 128
     return out
 
 
