@@ -2,10 +2,10 @@
 
     python benchmarks/promptable.py [--size vit_b|nano] [--repeats 5] [--only boxes,encode,everything,memory,exactness]
 
-The weights are random (no download); see ``promptable_model``. Times are medians of interleaved repeats, with the
-machine's load beside them. Peak memory is that of a process of its own. ``exactness`` compares logits of the size of
-SAM's own, point for point, with segment-anything's predictor. Parts that are measured replace those of earlier runs in
-``results/promptable_SIZE.md`` and ``.json``; the others stay.
+``--only`` takes ``onnx``, too. The weights are random (no download); see ``promptable_model``. Times are medians of
+interleaved repeats, with the machine's load beside them. Peak memory is that of a process of its own. ``exactness``
+compares logits of the size of SAM's own, point for point, with segment-anything's predictor. Parts that are measured
+replace those of earlier runs in ``results/promptable_SIZE.md`` and ``.json``; the others stay.
 """
 
 from __future__ import annotations
@@ -39,14 +39,18 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def timed(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Return the median seconds of each, interleaved, after one round that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for number in range(repeats + 1):
+    """Return the median seconds of each, interleaved, after one round that does not count (if there are two).
+
+    The processor's seconds stand beside: on one thread they tell the work whatever else the machine does.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in works} | {f"{name}, CPU": [] for name in works}
+    for number in range(repeats + (repeats > 1)):
         for name, work in works.items():
-            start = time.perf_counter()
+            start, spent = time.perf_counter(), time.process_time()
             work()
-            if number:
+            if number or repeats == 1:
                 seconds[name].append(time.perf_counter() - start)
+                seconds[f"{name}, CPU"].append(time.process_time() - spent)
     return {name: median(values) for name, values in seconds.items()}
 
 
@@ -103,24 +107,38 @@ def measure_everything(size: str, side: int) -> dict[str, Any]:
     model, image = build_model(size), picture()
     ours, reference = segmenter(model), meta_model(model)
     generator = SamAutomaticMaskGenerator(reference, points_per_side=side, output_mode="coco_rle")
-    start = time.perf_counter()
     generator.predictor.set_image(image.rgb)
-    encode = time.perf_counter() - start
-    start = time.perf_counter()
-    theirs = generator.generate(image.rgb.copy())
-    meta_seconds = time.perf_counter() - start - encode
-    found = generate(ours, image, EverythingOptions(points_per_side=side))
+    theirs, meta = _clocked(lambda: _search(generator, image))
+    _, encode = _clocked(lambda: ours.encode(image))
+    found, total = _clocked(lambda: generate(ours, image, EverythingOptions(points_per_side=side)))
     masks = np.zeros((len(theirs), *image.size_hw), np.bool_)
     for mask, record in zip(masks, theirs, strict=True):
         mask[:] = geometry.decode_rle(record["segmentation"])
     iou = np.pad(geometry.mask_iou(masks, found.masks), ((0, 1), (0, 1)))
     return {
         "points": side * side,
-        "segment-anything": meta_seconds,
+        "segment-anything": meta[0],
+        "segment-anything, CPU": meta[1],
         "ours": found.seconds["search"],
+        "ours, CPU": total[1] - encode[1],
         "masks": [len(theirs), len(found)],
         "least matched IoU": [float(iou.max(axis=axis)[:-1].min(initial=1.0)) for axis in (1, 0)],
     }
+
+
+def _search(generator: Any, image: Any) -> list[dict[str, Any]]:
+    """Return segment-anything's records; the picture is encoded already, and encoding again does nothing."""
+    generator.predictor.set_image = lambda *_: None
+    generator.predictor.reset_image = lambda: None
+    records: list[dict[str, Any]] = generator.generate(image.rgb)
+    return records
+
+
+def _clocked(work: Callable[[], Any]) -> tuple[Any, tuple[float, float]]:
+    """Return what some work returns, and its seconds: passed, and of the processor."""
+    start, spent = time.perf_counter(), time.process_time()
+    value = work()
+    return value, (time.perf_counter() - start, time.process_time() - spent)
 
 
 def measure_encode(size: str, repeats: int) -> dict[str, Any]:
@@ -183,13 +201,13 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measure_exactness(size: str) -> dict[str, Any]:
+def measure_exactness(size: str, number_of_pictures: int) -> dict[str, Any]:
     """Return the greatest difference of logits and the least IoU to segment-anything, by kind of prompt."""
     from segment_anything import SamPredictor
 
     model = build_model(size, REAL)
     ours, predictor = segmenter(model), SamPredictor(meta_model(model))
-    pictures = [picture(0), picture(1, (640, 480)), picture(2, (512, 512))]
+    pictures = [picture(0), picture(1, (640, 480)), picture(2, (512, 512))][:number_of_pictures]
     out: dict[str, Any] = {"pictures": len(pictures), "embedding": 0.0, "greatest logit": 0.0, "prompts": 0}
     kinds: dict[str, dict[str, float]] = {}
     for number, image in enumerate(pictures):
@@ -210,6 +228,33 @@ def measure_exactness(size: str) -> dict[str, Any]:
                 out["greatest logit"] = max(out["greatest logit"], float(np.abs(logits).max()))
                 out["prompts"] += 1
     return out | kinds
+
+
+def measure_onnx(size: str) -> dict[str, Any]:
+    """Return the graphs' MiB, and the greatest differences of what onnxruntime and torch answer."""
+    from tempfile import TemporaryDirectory
+
+    from textseg.models import sam_onnx
+
+    ours, image = segmenter(build_model(size, REAL)), picture()
+    with TemporaryDirectory() as folder:
+        path = sam_onnx.export(ours, folder)
+        sizes = {name: (path / name).stat().st_size / 2**20 for name in sam_onnx.FILES[:2]}
+        graphs = sam_onnx.load(path)
+    one, two = ours.encode(image), graphs.encode(image)
+    out: dict[str, Any] = {"MiB": sizes}
+    out["embedding"] = float(np.abs(one.features["image"].numpy() - two.features["image"]).max())
+    out["logits"], out["predicted IoU"], out["least IoU"] = 0.0, 0.0, 1.0
+    asked = {"box": {"boxes_xyxy": boxes(4)}, "point": {"points_xy": boxes(4)[:, None, :2]}}
+    asked["box and point"] = asked["box"] | {"points_xy": boxes(4).reshape(4, 2, 2).mean(axis=1, keepdims=True)}
+    for given in asked.values():
+        prompts = user_prompts(np.arange(4), **given)
+        a, b = ours.decode(one, prompts), graphs.decode(two, prompts)
+        masks = [c.logits.reshape(-1, *c.logits.shape[2:]) > 0 for c in (a, b)]
+        out["logits"] = max(out["logits"], float(np.abs(a.logits - b.logits).max()))
+        out["predicted IoU"] = max(out["predicted IoU"], float(np.abs(a.predicted_iou - b.predicted_iou).max()))
+        out["least IoU"] = min(out["least IoU"], float(iou_of(*masks).min()))
+    return out
 
 
 def prompts_of_all_kinds(predictor: Any, seed: int) -> dict[str, dict[str, Any]]:
@@ -265,7 +310,8 @@ def main() -> None:
     parser.add_argument("--size", choices=sorted(SIZES), default="vit_b")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--points", type=int, default=32, help="of everything's grid, a side")
-    parser.add_argument("--only", default="boxes,encode,everything,memory,exactness")
+    parser.add_argument("--only", default="boxes,encode,everything,memory,exactness,onnx")
+    parser.add_argument("--pictures", type=int, default=3, help="of exactness, 1 to 3")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--child", default=None, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -277,10 +323,11 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "boxes": lambda: measure_boxes(given.size, given.repeats),
-        "encode": lambda: measure_encode(given.size, max(1, given.repeats // 2)),
+        "encode": lambda: measure_encode(given.size, given.repeats),
         "everything": lambda: measure_everything(given.size, given.points),
         "memory": lambda: measure_memory(given.size, given.points),
-        "exactness": lambda: measure_exactness(given.size),
+        "exactness": lambda: measure_exactness(given.size, given.pictures),
+        "onnx": lambda: measure_onnx(given.size),
     }
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"promptable_{given.size}.json"

@@ -5,7 +5,12 @@ objects are gone. Around one object the same network sees more: the crop is enco
 object's box and its mask. What comes back replaces the mask only if it is still the same object. The cost is one
 encoding and one prompt a mask; what fills the picture anyway cannot gain and is left as it is.
 
-The idea of asking again on a crop is CascadePSP's (Cheng et al., 2020), with SAM as its own refiner.
+The idea of asking again on a crop is CascadePSP's (Cheng et al., 2020), with SAM as its own refiner. Afterwards the
+edge is moved to where the picture's colours change (``textseg.snap``), which costs no encoding.
+
+Measured with nano on validation photographs of 448 pixels (``benchmarks/hard_cases.py``): snapping by 6 pixels raises
+boundary IoU from 0.42 to 0.46 and mask IoU from 0.59 to 0.61; the zoom alone changes neither by more than 0.002, since
+what limits nano is not its resolution. Where a better segmenter leaves edges coarse on large pictures, it is for that.
 """
 
 from __future__ import annotations
