@@ -84,8 +84,8 @@ def test_mistakes() -> None:
         mend(picture, result, 7, points=[IN_RED])
     with pytest.raises(ConfigError, match="phrase_index"):
         mend(picture, result, None, points=[IN_RED], phrase_index=3)
+    nothing = picture.segment(["a dog"])
     with pytest.raises(PromptError, match="no mask"):
-        nothing = picture.segment(["a dog"])
         mend(picture, nothing, None, points=[IN_RED], labels=[0])
     other = fake_pipeline().open(scene(boxes={}))
     with pytest.raises(ConfigError, match="result is of"):

@@ -1,13 +1,25 @@
-"""Pictures and a temporary folder for gradio, so that nothing is left in the machine's own."""
+"""Pictures, a temporary folder for gradio, and a server of the fakes in a process of its own."""
 
 from __future__ import annotations
 
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import PIL.Image
 import pytest
 
 from tests.fakes import scene
+
+ROOT = Path(__file__).resolve().parents[2]
+START_SECONDS = 180
 
 
 @pytest.fixture(autouse=True)
@@ -20,3 +32,58 @@ def picture(tmp_path: Path) -> str:
     path = tmp_path / "scene.png"
     PIL.Image.fromarray(scene()).save(path)
     return str(path)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running server.
+
+    Attributes:
+        url: its address, without a slash at the end.
+        folder: its temporary files.
+        pid: its process.
+    """
+
+    url: str
+    folder: Path
+    pid: int
+
+
+@contextmanager
+def serve(*arguments: str) -> Iterator[Served]:
+    """Run ``tests.demo.server`` with arguments after the port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tests.demo.server", str(port), *arguments]
+    environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False"}
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=environment
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            folder = _ready(process)
+            yield Served(f"http://127.0.0.1:{port}", folder, process.pid)
+            process.stdin.close()
+            process.wait(60)
+            assert not folder.exists(), "temporary files are left"
+        finally:
+            process.kill()
+
+
+def _ready(process: subprocess.Popen[str]) -> Path:
+    """Return the folder that the server prints when it is ready; it prints one such line."""
+    end = time.monotonic() + START_SECONDS
+    assert process.stdout is not None
+    while time.monotonic() < end and process.poll() is None:
+        if select.select([process.stdout], [], [], 1.0)[0]:
+            for line in iter(process.stdout.readline, ""):
+                if line.startswith("READY "):
+                    return Path(line.removeprefix("READY ").strip())
+    pytest.fail("the server did not start")
+
+
+@pytest.fixture(scope="package")
+def server() -> Iterator[Served]:
+    with serve() as served:
+        yield served

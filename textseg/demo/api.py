@@ -6,6 +6,7 @@ documentation. Masks are COCO's compressed RLE at the picture's own size; ``pyco
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -111,6 +112,15 @@ def typed(kind: Any) -> gr.JSON:
     return made
 
 
+def many_files(label: str) -> gr.File:
+    """Return an input for files whose schema has no references: MCP clients look for them elsewhere, and fail."""
+    schema = gr.FileData.model_json_schema()
+    schema["properties"]["meta"] = schema.pop("$defs")["FileDataMeta"]
+    made = gr.File(label=label, file_count="multiple")
+    made.api_info = lambda: {"type": "array", "items": copy.deepcopy(schema)}
+    return made
+
+
 class Doors:
     """Makes the endpoints inside a page."""
 
@@ -134,7 +144,7 @@ class Doors:
     def _everything(self) -> None:
         inputs = [
             picture_input("picture"),
-            gr.Textbox(label="vocabulary"),
+            gr.Textbox(label="vocabulary", value=""),
             gr.Number(label="points_per_side", value=self.options.points_per_side, precision=0),
             gr.Number(label="pred_iou_thresh", value=self.options.pred_iou_thresh),
             gr.Number(label="stability_score_thresh", value=self.options.stability_score_thresh),
@@ -144,7 +154,7 @@ class Doors:
 
     def _label(self) -> None:
         inputs = [
-            gr.File(label="pictures", file_count="multiple"),
+            many_files("pictures"),
             gr.Textbox(label="classes"),
             gr.Number(label="threshold", value=-1),
             gr.CheckboxGroup(list(FORMATS), value=["coco"], label="formats"),
@@ -250,7 +260,7 @@ class Doors:
         """Label many pictures by class names and return the data set as a ZIP.
 
         Args:
-            pictures: uploaded picture files, or one ZIP of them.
+            pictures: uploaded picture files, or one ZIP of them (for MCP data URIs with base64).
             classes: class names with commas, such as "car, person".
             threshold: least score of a mask, 0..1; -1 takes the preset's own.
             formats: formats of the data set; COCO by default.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import html
 import json
 import logging
+import mimetypes
 import re
 import secrets
 from collections.abc import Callable, Iterator, MutableMapping
@@ -108,6 +110,7 @@ class GuardedBlocks(gr.Blocks):  # type: ignore[misc]
     ) -> list[Any]:
         """Check every file among the inputs, then go on as gradio does."""
         if not explicit_call:
+            inputs = [_unpacked(value) if isinstance(b, gr.File) else value for b, value in _paired(block_fn, inputs)]
             for value in inputs:
                 for file in _files(value):
                     _check_upload(file)
@@ -128,6 +131,33 @@ def picture_input(label: str, **options: Any) -> gr.Image:
     made = gr.Image(label=label, type="filepath", image_mode=None, **options)
     made.preprocess = lambda payload: None if payload is None else str(payload.path)
     return made
+
+
+def _paired(block_fn: Any, inputs: list[Any]) -> list[tuple[Any, Any]]:
+    """Return the components with their inputs; a wrong number of inputs is for gradio to tell."""
+    blocks = [*block_fn.inputs, *[None] * len(inputs)]
+    return list(zip(blocks[: len(inputs)], inputs, strict=True))
+
+
+def _unpacked(value: Any) -> Any:
+    """Return a list of files in which data URIs, as MCP clients send them, are temporary files."""
+    if not isinstance(value, list):
+        return value
+    return [_unpack(one) if isinstance(one, str) else one for one in value]
+
+
+def _unpack(uri: str) -> dict[str, Any]:
+    head, _, body = uri.partition(",")
+    found = re.fullmatch(r"data:([\w.+\-]+/[\w.+\-]+);base64", head)
+    if not found:
+        raise gr.Error("A file came as words: expected an upload, or a data URI with base64.", print_exception=False)
+    try:
+        content = base64.b64decode(body, validate=True)
+    except ValueError as error:
+        raise gr.Error("A data URI is not base64: send the file again.", print_exception=False) from error
+    path = new_folder() / f"file{mimetypes.guess_extension(found[1]) or ''}"
+    path.write_bytes(content)
+    return {"path": str(path), "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}
 
 
 def _files(value: Any) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,6 @@ from textseg.demo.everything_tab import EverythingTab
 from textseg.demo.label_tab import LabelTab
 from textseg.demo.limits import GuardedBlocks, Limits
 from textseg.demo.segment_tab import SegmentTab
-from textseg.everything import EverythingOptions
 from textseg.pipeline import Pipeline
 
 SWEEP_SECONDS, KEEP_SECONDS = 300, 3600
@@ -33,7 +32,7 @@ def build_page(
     """
     limits = limits or Limits()
     name = preset or pipeline.config.name
-    options = EverythingOptions()
+    options = pipeline.config.everything
     with GuardedBlocks(title="textseg", analytics_enabled=False, delete_cache=(SWEEP_SECONDS, KEEP_SECONDS)) as page:
         gr.Markdown("# textseg\nType words, get masks.", elem_classes=["ts-title"])
         Doors(pipeline, limits, options)

@@ -146,7 +146,7 @@ class SegmentTab:
         self.stop.click(None, cancels=[asked], api_visibility="private")
         self.picture.change(told(self.open), [self.picture], shown, **quick)
         for slider in sliders:
-            slider.release(told(self.choose_again), [self.shown, *sliders], shown, **quick)
+            slider.input(told(self.choose_again), [self.shown, *sliders], shown, trigger_mode="always_last", **quick)
         chosen = [self.shown, self.viewer, self.target]
         self.target.input(told(self.pick), [self.shown, self.target], chosen, **quick)
         self.viewer.choose(told(self.pick_row), [self.shown], chosen, **quick)

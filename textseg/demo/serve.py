@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -75,7 +76,7 @@ def run(
     server.login()  # a wrong flag is told before the models load
     for other in compare:
         read_preset(other)
-    with temporary_files():
+    with temporary_files(), _ended_by_sigterm():
         from textseg.build import load
         from textseg.demo.limits import Limits
         from textseg.demo.page import build_page
@@ -147,6 +148,23 @@ def temporary_files() -> Iterator[Path]:
             del os.environ[TEMPORARY]
         else:
             os.environ[TEMPORARY] = before
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM, with which services are stopped, end the server as Ctrl-C does: tidily."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may change handlers
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _sweep(folder: Path, stop: threading.Event) -> None:
