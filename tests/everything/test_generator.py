@@ -10,9 +10,10 @@ from segment_anything import SamAutomaticMaskGenerator
 
 from tests.fakes import BLUE_BOX, RED_BOX, FakeSegmenter, fake_pipeline, scene
 from tests.models.meta_sam import blobs, pair
-from textseg import geometry, image
+from textseg import geometry, image, tiles
 from textseg.errors import ConfigError, ImageError, QueryError, UnsupportedError
 from textseg.everything import EverythingOptions, cost, everything, generate
+from textseg.tiles import TileOptions
 
 LOOSE = {"points_per_side": 8, "pred_iou_thresh": 0.6, "stability_score_thresh": 0.4}
 KEEP = {"box_nms_thresh": 0.98, "crop_nms_thresh": 0.98}
@@ -91,6 +92,17 @@ def test_an_empty_answer_is_a_value() -> None:
 def test_tiny_pictures(size: tuple[int, int]) -> None:
     found = everything(fake_pipeline(), np.full((*size, 3), 200, np.uint8), EverythingOptions(2, crop_n_layers=1))
     assert found.masks.shape[1:] == size
+
+
+def test_a_picture_of_twenty_thousand_pixels() -> None:
+    wide = np.full((40, 20_000, 3), 200, np.uint8)
+    wide[10:30, 9_000:12_000] = (255, 0, 0)
+    _, ours = pair()
+    loose = EverythingOptions(points_per_side=4, pred_iou_thresh=0.0, stability_score_thresh=0.0)
+    found = generate(ours, image.read(wide), loose)
+    assert len(found) > 0 and found.mask(0).shape == (40, 20_000)
+    with pytest.raises(ConfigError, match=r"20000 × 40 pixels in tiles of 32 are .* tiles, more than max_tiles"):
+        tiles.everything(fake_pipeline(), wide, TileOptions(side=32, overlap=8))
 
 
 def test_records_in_every_form() -> None:
