@@ -35,6 +35,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 RANKINGS: dict[str, tuple[tuple[str, ...], bool]] = {
     "detector alone": (("detector",), False),
     "SAM's IoU alone": (("sam_iou",), False),
+    "presence alone": (("presence",), False),
     "stability alone": (("stability",), False),
     "CLIP alone": (("clip",), False),
     "agreement alone": (("agreement",), False),
