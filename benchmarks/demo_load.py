@@ -49,12 +49,12 @@ class Tally:
 def picture(client: int, turn: int, folder: Path) -> tuple[Path, tuple[int, int]]:
     """Write one request's own picture: the example street, cut to a size that only this request has."""
     with PIL.Image.open(ROOT / "examples" / "street.jpg") as opened:
-        street = opened.convert("RGB")
+        street = opened.convert("RGB").resize((360, 240))
     size = street.width - 2 * client, street.height - 3 * turn
     pixels = np.array(street.crop((0, 0, *size)))
     pixels[4:12, 4 + client : 12 + client] = list(COLORS.values())[turn % len(COLORS)]
     path = folder / f"{client}_{turn}.png"
-    PIL.Image.fromarray(pixels).save(path)
+    PIL.Image.fromarray(pixels).save(path, compress_level=1)
     return path, size
 
 
@@ -82,6 +82,7 @@ def one_client(url: str, number: int, requests: int, folder: Path, tally: Tally,
                 continue
             with tally.lock:
                 tally.seconds.append(time.perf_counter() - began)
+                print(f"{len(tally.seconds)} answers", file=sys.stderr, flush=True)  # noqa: T201
                 tally.masks += len(answer["masks"])
                 wrong = wrong_in(answer, phrases, size)
                 if wrong:

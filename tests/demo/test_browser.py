@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -163,13 +164,11 @@ def test_screenshots(open_page: Opener, nano: Served) -> None:
         masks(page, 2)
         shot(page, name)
     phone = open_page(nano.url, width=390, height=844)
-    phone.locator("tr.tr-body").nth(1).click()
+    phone.locator("tr.tr-body").nth(0).click()
     phone.wait_for_selector("#masks .ts-stage:not([hidden])")
-    ask(phone, "a cat")
-    phone.wait_for_function(
-        "document.querySelector('#masks .ts-stage') && !document.querySelector('.generating, .eta-bar')"
-    )
-    phone.locator("#masks").scroll_into_view_if_needed()
+    ask(phone, "the red car, a dog")
+    api.expect(phone.get_by_label("Preset and times")).to_have_value(re.compile("nano: text"), timeout=PATIENCE)
+    phone.evaluate("document.querySelector('#run').scrollIntoView()")
     shot(phone, "demo-phone.png")
 
 
