@@ -159,6 +159,7 @@ def kill(data: Path, work: Path, options: argparse.Namespace) -> Record:
     return {
         "pictures": options.count,
         "kills": options.kills,
+        "processes": "forked, modules imported before; each loads the models and runs the whole command",
         "moments": dict(moments),
         "kills_after_new_pictures": grown,
         "last_run_exit_code": code,

@@ -223,6 +223,22 @@ def test_labelme_polygons_as_labelme_fills_them(reports: dict[str, Report], want
         same(list(found.values()), wanted[values["textseg_key"]])
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it leaves a file open
+def test_labelme_by_labelme_itself(reports: dict[str, Report], wanted: Wanted) -> None:
+    files = pytest.importorskip("labelme._label_file", exc_type=ImportError)
+    shapes_to_label = pytest.importorskip("labelme.utils.shape", exc_type=ImportError).shapes_to_label
+    numbers = {name: i + 1 for i, name in enumerate(CLASSES)}
+    for name in ("labelme", "labelme-polygons"):
+        for values, size_hw in _labelme(reports[name].folder):
+            path = reports[name].folder / f"{Path(values['imagePath']).stem}.json"
+            groups: dict[Any, list[Any]] = {}
+            for n, shape in enumerate(files.read_label_file(str(path)).shapes):
+                group = f"alone {n}" if shape["group_id"] is None else shape["group_id"]
+                groups.setdefault(group, []).append(shape)
+            found = [(g[0]["label"], shapes_to_label(size_hw, g, numbers)[0] > 0) for g in groups.values()]
+            same(found, wanted[values["textseg_key"]])
+
+
 def _labelme(folder: Path) -> Iterator[tuple[dict[str, Any], tuple[int, int]]]:
     files = [path for path in folder.glob("*.json") if path.name != "provenance.json"]
     assert len(files) == len(KEYS)
@@ -278,6 +294,17 @@ def test_label_studio_by_its_own_run_lengths(reports: dict[str, Report], wanted:
         assert (folder / urllib.parse.parse_qs(query)["d"][0]).is_file()
     root = ElementTree.parse(folder / "config.xml").getroot()
     assert [node.get("value") for node in root.iter("Label")] == list(CLASSES)
+
+
+def test_label_studio_by_its_own_decoder(reports: dict[str, Report], wanted: Wanted) -> None:
+    brush = pytest.importorskip("label_studio_sdk.converter.brush", exc_type=ImportError)
+    for task in json.loads((reports["labelstudio"].folder / "tasks.json").read_text("utf-8")):
+        found = []
+        for result in task["predictions"][0]["result"]:
+            rgba = brush.decode_rle(result["value"]["rle"])
+            mask = rgba.reshape(result["original_height"], result["original_width"], 4)[:, :, 3] > 0
+            found.append((result["value"]["brushlabels"][0], mask))
+        same(found, wanted[task["data"]["key"]])
 
 
 def test_label_studio_runs_longer_than_its_longest_field() -> None:
