@@ -125,7 +125,9 @@ class SegmentTab:
     def _examples(self) -> None:
         listed = [[str(EXAMPLES / name), text] for name, text in EXAMPLE_PHRASES.items() if (EXAMPLES / name).is_file()]
         if listed:
-            gr.Examples(listed, [self.picture, self.phrases], label="Examples", cache_examples=False, elem_id="examples")
+            gr.Examples(
+                listed, [self.picture, self.phrases], label="Examples", cache_examples=False, elem_id="examples"
+            )
 
     # ------------------------------------------------------------ events
 
