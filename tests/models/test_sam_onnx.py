@@ -16,13 +16,16 @@ pytest.importorskip("onnxruntime")
 
 from tests.models.meta_sam import blobs
 from textseg import geometry, image
+from textseg.build import resolve
 from textseg.errors import ModelError, PromptError, UnsupportedError, WeightsError
-from textseg.models import sam_onnx
+from textseg.models import sam, sam_onnx
 from textseg.models.sam import FAMILIES, SamSegmenter
 from textseg.models.sam_input import InputSpec
 from textseg.models.sam_tiny import tiny_model, tiny_processor
 from textseg.segment import SegmentConfig, segment
 from textseg.types import Prompts, Segmenter
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def segmenter(kind: str) -> SamSegmenter:
@@ -111,6 +114,27 @@ def test_the_decoder_stands_alone(exported: Path) -> None:
     assert [value.name for value in run.get_inputs()] == list(sam_onnx.INPUTS)
     assert [value.name for value in run.get_outputs()] == list(sam_onnx.OUTPUTS)
     assert sorted(path.name for path in exported.iterdir()) == sorted(sam_onnx.FILES)
+
+
+def test_nano_for_a_web_page(tmp_path: Path) -> None:
+    reference = sam.load("sam", resolve("package:nano/sam"))
+    folder = sam_onnx.export(reference, tmp_path)
+    assert (folder / "decoder.onnx").stat().st_size < 12 << 20  # 0.6 million weights are 2.3 MiB
+    graphs, picture = sam_onnx.load(folder, threads=1), image.read(EXAMPLES / "coffee.jpg")
+    one, two = graphs.encode(picture), reference.encode(picture)
+    np.testing.assert_allclose(one.features["image"], two.features["image"].numpy(), atol=1e-3)
+    height, width = picture.size_hw
+    box = np.array([[0.2 * width, 0.1 * height, 0.8 * width, 0.9 * height]])
+    point = np.array([[[0.5 * width, 0.5 * height]]])
+    kinds = [
+        Prompts([0], box, np.zeros((1, 0, 2)), np.zeros((1, 0))),
+        Prompts([0], np.full((1, 4), np.nan), point, np.ones((1, 1))),
+        Prompts([0], box, point, np.zeros((1, 1)), np.full((1, 9, 9), 2.0)),
+    ]
+    for prompts in kinds:
+        got, wanted = graphs.decode(one, prompts), reference.decode(two, prompts)
+        np.testing.assert_allclose(got.logits, wanted.logits, atol=1e-3)
+        np.testing.assert_allclose(got.predicted_iou, wanted.predicted_iou, atol=1e-3)
 
 
 def test_damaged_folders(exported: Path, tmp_path: Path) -> None:
