@@ -18,6 +18,14 @@ from textseg.pipeline import Pipeline
 SWEEP_SECONDS, KEEP_SECONDS = 300, 3600
 """How often temporary files are looked through, and how long they stay."""
 
+NAME_EXAMPLES = """() => {
+  const name = () => document.querySelectorAll("#examples td.image:not([aria-label])").forEach((cell) =>
+    cell.setAttribute("aria-label", "Example: " + cell.parentElement.textContent.trim()));
+  name();
+  new MutationObserver(name).observe(document.body, {childList: true, subtree: true});
+}"""
+"""Gives the examples' pictures, which gradio leaves unnamed, a name for screen readers."""
+
 
 def build_page(
     pipeline: Pipeline, limits: Limits | None = None, *, preset: str | None = None, compare: Sequence[str] = ()
@@ -45,6 +53,7 @@ def build_page(
                 CompareTab(pipeline, limits, compare)
             with gr.Tab("Label", id="label"):
                 LabelTab(pipeline, limits)
+        page.load(None, js=NAME_EXAMPLES, api_visibility="private")
     page.queue(max_size=limits.max_queue, default_concurrency_limit=4)
     return page
 
