@@ -22,6 +22,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -209,28 +210,30 @@ def measure_regions(pipeline: Pipeline, data: Path, most: int) -> dict[str, Any]
 def measure_tiles(pipeline: Pipeline, data: Path, most: int) -> dict[str, Any]:
     """Return recall by size of object, masks and seconds: the whole picture against tiles."""
     base = pipeline.config.everything
-    cut = tiles.TileOptions(side=224, overlap=64)
-    sparse, dense = replace(base, points_per_side=16), replace(base, points_per_side=32)
+    cut, fine = tiles.TileOptions(side=224, overlap=64), tiles.TileOptions(side=112, overlap=32)
+    few, sparse, dense = (replace(base, points_per_side=side) for side in (8, 16, 32))
     ways: dict[str, Callable[[Image], Everything]] = {
         "whole, 16 × 16": lambda image: generate(pipeline.segmenter, image, sparse),
         "whole, 32 × 32": lambda image: generate(pipeline.segmenter, image, dense),
         "tiles of 224, 16 × 16 each": lambda image: tiles.everything(pipeline, image, cut, sparse),
+        "tiles of 112, 8 × 8 each": lambda image: tiles.everything(pipeline, image, fine, few),
     }
     return _recalls(with_small(data, most), {name: lambda t, way=way: way(t.image) for name, way in ways.items()})
 
 
 def measure_text(pipeline: Pipeline, data: Path, most: int) -> dict[str, Any]:
     """Return the same for the classes that are in the picture, asked for by name."""
-    cut = tiles.TileOptions(side=224, overlap=64)
+    cut, fine = tiles.TileOptions(side=224, overlap=64), tiles.TileOptions(side=112, overlap=32)
 
     def whole(truth: Truth) -> list[Any]:
         answer = pipeline.open(truth.image).segment(sorted(set(truth.names)))
         return [geometry.encode_rle(mask) for mask in answer.masks]
 
-    def tiled(truth: Truth) -> Everything:
+    def tiled(truth: Truth, cut: tiles.TileOptions) -> Everything:
         return tiles.segment(pipeline, truth.image, sorted(set(truth.names)), cut)
 
-    return _recalls(with_small(data, most), {"whole": whole, "tiles of 224": tiled})
+    ways = {"whole": whole, "tiles of 224": partial(tiled, cut=cut), "tiles of 112": partial(tiled, cut=fine)}
+    return _recalls(with_small(data, most), ways)
 
 
 def with_small(data: Path, most: int) -> list[Truth]:

@@ -4,6 +4,10 @@ A segmenter sees a 4,000-pixel picture shrunk to its input (256 or 1,024 pixels)
 gone. Tiles are seen larger. What lies across a tile's edge is found in parts: parts of one phrase that agree where
 their tiles overlap are joined; parts of something that the whole picture shows complete are dropped. The cost is one
 encoding, and one round of prompts, a tile: ``count`` says how many.
+
+Measured with nano on validation photographs of 448 pixels in tiles of 224 (``benchmarks/hard_cases.py``): for eight
+times the time, everything finds 0.27 of the objects over 32 × 32 pixels instead of 0.20, and text 0.08 instead of 0.04;
+smaller ones stay out of nano's reach (0 of 35 by points, 1 of 26 instead of none by text).
 """
 
 from __future__ import annotations

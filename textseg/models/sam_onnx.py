@@ -2,8 +2,8 @@
 
 ``encoder.onnx``: pixels float32 (1, 3, S, S) → image float32 (1, D, h, w).
 
-``decoder.onnx``: the prompt encoder and the mask decoder, small enough for a web page (weights of 2.3 MiB for nano,
-15.5 MiB for SAM of any size):
+``decoder.onnx``: the prompt encoder and the mask decoder, small enough for a web page (3.0 MiB for nano; the
+weights of SAM's own, of any size, are 15.5 MiB):
 
 ========== ========================= ==============================================================
 input      shape                     what
