@@ -43,7 +43,7 @@ def test_a_cluster_that_does_not_start_is_a_clear_error(monkeypatch: pytest.Monk
         raise Exception("The current node timed out during startup.")
 
     broken = types.SimpleNamespace(is_initialized=lambda: False, init=fail)
-    monkeypatch.setitem(sys.modules, "ray", broken)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "ray", broken)
     with pytest.raises(UnsupportedError, match=r"Ray does not start here: The current node timed out.*RAY_ADDRESS"):
         list(RayEngine(partial(make, Path()))(iter([])))
 
