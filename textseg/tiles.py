@@ -7,8 +7,8 @@ encoding, and one round of prompts, a tile: ``count`` says how many.
 
 Measured with nano on six validation photographs of 448 pixels (``benchmarks/hard_cases.py``): by tiles of 112 with a
 grid of 8 × 8 each, everything finds 3 of 26 objects under 32 × 32 pixels and 0.24 of the larger ones; the whole picture
-by one grid of 32 × 32, in the same time, none and 0.20. By text, which nano's detector decides, tiles of 224 find 1 of 26
-for six times the time, and tiles of 112 none.
+by one grid of 32 × 32, in the same time, none and 0.20. By text, which nano's detector decides, tiles of 224 find 1 of
+26 for six times the time, and tiles of 112 none.
 """
 
 from __future__ import annotations
