@@ -345,7 +345,9 @@ def test_the_other_tabs(open_page: Opener, server: Served, picture: str, tmp_pat
     page.wait_for_timeout(500)
     panel.get_by_label("What to look for").press("Enter")
     masks(page, 1, "#compare-left")
-    masks(page, 1, "#compare-right")
+    page.wait_for_selector("#compare-right .ts-stage:not([hidden])")
+    right = page.get_by_label("Right side: times").input_value()
+    assert right.startswith("fake without the detector: text")
 
     page.get_by_role("tab", name="Label").click()
     copy = tmp_path / "second.png"
