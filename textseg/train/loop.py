@@ -171,3 +171,17 @@ def progress_bar(title: str, total: int, done: int = 0) -> Iterator[Bar]:
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         yield Bar(progress, progress.add_task(title, total=total, completed=done, note=""))
+
+
+class Clock:
+    """Says when so many minutes of training have gone since it last said so."""
+
+    def __init__(self, minutes: float, seconds: float) -> None:
+        self.period, self.due = 60 * minutes, seconds + 60 * minutes
+
+    def rings(self, seconds: float) -> bool:
+        """Whether it is time; if so, the next time is set."""
+        if seconds < self.due:
+            return False
+        self.due = seconds + self.period
+        return True

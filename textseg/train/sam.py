@@ -34,6 +34,7 @@ from transformers import SamModel
 from textseg.errors import ConfigError, nearest
 from textseg.models.text_prompt import TextPrompt, TextPromptConfig
 from textseg.train.loop import (
+    Clock,
     Ema,
     MetricsLog,
     cosine_rate,
@@ -302,20 +303,6 @@ def with_masks(prompts: PromptTensors, rows: Tensor, logits: Tensor, claimed: Te
         prompts.image_index[rows], prompts.boxes[rows], prompts.points[rows], prompts.labels[rows],
         torch.arange(len(rows)), masks, text_rows, tokens,
     )  # fmt: skip
-
-
-class Clock:
-    """Says when so many minutes of training have gone since it last said so."""
-
-    def __init__(self, minutes: float, seconds: float) -> None:
-        self.period, self.due = 60 * minutes, seconds + 60 * minutes
-
-    def rings(self, seconds: float) -> bool:
-        """Whether it is time; if so, the next time is set."""
-        if seconds < self.due:
-            return False
-        self.due = seconds + self.period
-        return True
 
 
 def start_batches(config: SamTrainConfig, data_root: str | Path, named: bool) -> tuple[Iterator[Batch], Tensor]:
