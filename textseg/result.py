@@ -117,8 +117,12 @@ class Result:
             duplicate_iou: two masks of one phrase that overlap by this IoU are one object; None leaves it.
             min_area: least area of an accepted mask, pixels of the original picture; None leaves it.
         """
-        changes = {"threshold": threshold, "duplicate_iou": duplicate_iou, "min_area": min_area}
-        config = replace(self.config, **{name: value for name, value in changes.items() if value is not None})
+        config = replace(
+            self.config,
+            threshold=threshold,
+            duplicate_iou=self.config.duplicate_iou if duplicate_iou is None else duplicate_iou,
+            min_area=self.config.min_area if min_area is None else min_area,
+        )
         per_phrase = per_phrase or {}
         known = {phrase.text for phrase in self.query.phrases}
         for text, value in per_phrase.items():

@@ -34,7 +34,6 @@ FIT_PAGES: dict[str, Callable[[Material, int | None], Iterator[Page]]] = {
 """Sets that candidates are collected from. ("car" alone is not: the car folders leave cars unlabelled.)"""
 
 GOOD_IOU = 0.5
-WORTH_THE_SAME = 0.005
 THRESHOLDS = tuple(round(0.02 * i, 2) for i in range(1, 50))
 
 
@@ -96,7 +95,7 @@ def fit_preset(pipeline: Pipeline, material: Material, limit: int | None = None)
 
 
 def fit_rows(
-    rows: Sequence[Row], base: RankConfig, parts: Sequence[str] = PARTS, *, absent_weight: float = 0.2
+    rows: Sequence[Row], base: RankConfig, parts: Sequence[str] = PARTS, *, absent_weight: float = 0.25
 ) -> RankFit:
     """Fit weights and threshold on the even pages and report on the odd ones.
 
@@ -111,9 +110,7 @@ def fit_rows(
     values, overlaps = stack(fitting)
     config = _weights(values, overlaps >= GOOD_IOU, base, parts)
     curve = threshold_curve(fitting, config)
-    worth = [(1 - absent_weight) * point.iou + absent_weight * point.not_there for point in curve]
-    # of thresholds worth the same, the lowest: a wrong mask is seen at once and dismissed, a missing one is not
-    best = next(point for point, value in zip(curve, worth, strict=True) if value >= max(worth) - WORTH_THE_SAME)
+    best = max(curve, key=lambda point: (1 - absent_weight) * point.iou + absent_weight * point.not_there)
     config = replace(config, threshold=best.threshold)
     return RankFit(config, curve, _report(reporting, config))
 

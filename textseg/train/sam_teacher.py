@@ -58,4 +58,5 @@ def teacher_loss(head: nn.Conv2d, features: Tensor, lesson: Tensor, valid: Tenso
     """
     told = head(features).float()
     inside = F.adaptive_avg_pool2d(valid[:, None].float(), (told.shape[-2], told.shape[-1]))
-    return ((told - lesson).square().mean(1, keepdim=True) * inside).sum() / inside.sum().clamp_min(1.0)
+    missed: Tensor = ((told - lesson).square().mean(1, keepdim=True) * inside).sum() / inside.sum().clamp_min(1.0)
+    return missed
