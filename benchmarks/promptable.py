@@ -26,12 +26,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from promptable_model import REAL, SIZES, boxes, build_model, meta_model, picture, segmenter
+from promptable_model import REAL, SIZES, boxes, build_model, picture, segmenter
 
 from textseg import geometry
 from textseg.evaluate.machine import machine_info, machine_line
 from textseg.everything import EverythingOptions, generate
 from textseg.models.sam import SamSegmenter
+from textseg.models.sam_checkpoint import meta_sam
 from textseg.prompt import user_prompts
 
 logger = logging.getLogger("promptable")
@@ -105,7 +106,7 @@ def measure_everything(size: str, side: int) -> dict[str, Any]:
     from segment_anything import SamAutomaticMaskGenerator
 
     model, image = build_model(size), picture()
-    ours, reference = segmenter(model), meta_model(model)
+    ours, reference = segmenter(model), meta_sam(model)
     generator = SamAutomaticMaskGenerator(reference, points_per_side=side, output_mode="coco_rle")
     generator.predictor.set_image(image.rgb)
     theirs, meta = _clocked(lambda: _search(generator, image))
@@ -147,7 +148,7 @@ def measure_encode(size: str, repeats: int) -> dict[str, Any]:
 
     model, image = build_model(size), picture()
     full, narrow = segmenter(model), segmenter(model, "bfloat16", "bfloat16")
-    predictor = SamPredictor(meta_model(model))
+    predictor = SamPredictor(meta_sam(model))
     pixels = full.spec.prepare(image)[0]
 
     def transformers() -> None:
@@ -190,7 +191,7 @@ def child(size: str, side: int, who: str) -> None:
     else:
         from segment_anything import SamAutomaticMaskGenerator
 
-        reference = meta_model(model)
+        reference = meta_sam(model)
         del model
         before = _peak()
         SamAutomaticMaskGenerator(reference, points_per_side=side, output_mode="coco_rle").generate(image.rgb.copy())
@@ -206,7 +207,7 @@ def measure_exactness(size: str, number_of_pictures: int) -> dict[str, Any]:
     from segment_anything import SamPredictor
 
     model = build_model(size, REAL)
-    ours, predictor = segmenter(model), SamPredictor(meta_model(model))
+    ours, predictor = segmenter(model), SamPredictor(meta_sam(model))
     pictures = [picture(0), picture(1, (640, 480)), picture(2, (512, 512))][:number_of_pictures]
     out: dict[str, Any] = {"pictures": len(pictures), "embedding": 0.0, "greatest logit": 0.0, "prompts": 0}
     kinds: dict[str, dict[str, float]] = {}

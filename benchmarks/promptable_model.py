@@ -9,7 +9,6 @@ predicted IoU pass the generator's threshold.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import cv2
@@ -18,7 +17,6 @@ import torch
 from torch.nn import functional as F
 
 from textseg import image as images
-from textseg.models import sam_checkpoint
 from textseg.models.sam import DTYPES, FAMILIES, SamSegmenter
 from textseg.models.sam_decode import FastDecoder
 from textseg.models.sam_input import InputSpec
@@ -129,34 +127,6 @@ def segmenter(model: Any, dtype: str = "float32", decoder_dtype: str = "float32"
     network = FAMILIES["sam"].network(model)
     network.decode_in(DTYPES[decoder_dtype])
     return SamSegmenter("sam", network, spec, "benchmark", dtype=dtype)
-
-
-def meta_model(model: Any) -> Any:
-    """Return segment-anything's model of the same weights."""
-    from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-
-    vision, decoder = model.config.vision_config, model.config.mask_decoder_config
-    grid = vision.image_size // vision.patch_size
-    encoder = ImageEncoderViT(
-        img_size=vision.image_size,
-        patch_size=vision.patch_size,
-        embed_dim=vision.hidden_size,
-        depth=vision.num_hidden_layers,
-        num_heads=vision.num_attention_heads,
-        out_chans=vision.output_channels,
-        norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
-        use_rel_pos=True,
-        window_size=vision.window_size,
-        global_attn_indexes=tuple(vision.global_attn_indexes),
-    )
-    prompts = PromptEncoder(decoder.hidden_size, (grid, grid), (vision.image_size,) * 2, 16)
-    transformer = TwoWayTransformer(2, decoder.hidden_size, decoder.num_attention_heads, decoder.mlp_dim)
-    heads = MaskDecoder(
-        transformer_dim=decoder.hidden_size, transformer=transformer, iou_head_hidden_dim=decoder.iou_head_hidden_dim
-    )
-    made = Sam(encoder, prompts, heads, [123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
-    made.load_state_dict(sam_checkpoint.to_meta(model.state_dict()))
-    return made.eval()
 
 
 def picture(seed: int = 0, size_hw: tuple[int, int] = SIZE_HW) -> Any:

@@ -339,9 +339,8 @@ def _clip_part(
     pictures = clip.encode_images(crops)[owner]  # (S, D)
     texts = clip.encode_text(query.prompts)  # (Q, D)
     backgrounds = clip.encode_text(config.backgrounds)  # (B, D)
-    rivals = (texts @ texts.T < config.synonym_similarity) & _of_other_groups(
-        query
-    )  # (Q, Q): which contrast with which
+    different = texts @ texts.T < config.synonym_similarity  # (Q, Q)
+    rivals = different & _of_other_groups(query)  # (Q, Q): which phrases contrast with which
     for row, m in enumerate(shown):
         own = int(phrase_index[m])
         contrast = [texts[rivals[own]], backgrounds]

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 
-from tests.models.meta_sam import meta_sam
 from textseg import geometry, image
 from textseg.build import resolve
 from textseg.config import read_preset
 from textseg.everything import EverythingOptions, generate
 from textseg.models import sam
+from textseg.models.sam_checkpoint import meta_sam
 from textseg.types import Image, Prompts
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

@@ -11,10 +11,11 @@ import pytest
 import torch
 from segment_anything import SamPredictor
 
-from tests.models.meta_sam import blobs, meta_sam, pair
+from tests.models.meta_sam import blobs, pair
 from textseg import geometry, image
 from textseg.errors import ConfigError, ModelError, WeightsError
 from textseg.models import sam, sam_checkpoint
+from textseg.models.sam_checkpoint import meta_sam
 from textseg.models.sam_tiny import tiny_model
 from textseg.segment import SegmentConfig, segment
 from textseg.types import Prompts

@@ -17,7 +17,7 @@ from textseg.demo.limits import MODELS, Limits, new_folder, page_error, picture_
 from textseg.errors import TextsegError
 from textseg.everything import Everything, EverythingOptions, everything
 from textseg.pipeline import Pipeline
-from textseg.types import Query
+from textseg.types import Query, UInt8
 
 MAX_SIDE = 64
 """Most points along a side of the grid that a stranger may ask for."""
@@ -135,7 +135,8 @@ def show(found: Everything) -> tuple[Any, str, Rows, list[str]]:
         ]
         for k in range(min(len(found), MAX_ROWS))
     ]
-    return found.overlay(), sentence(found), rows, [str(path) for path in write(found)]
+    overlay = found.overlay()
+    return overlay, sentence(found), rows, [str(path) for path in write(found, overlay)]
 
 
 def sentence(found: Everything) -> str:
@@ -145,12 +146,12 @@ def sentence(found: Everything) -> str:
     return f"{masks} from {rest}" + ("" if len(found) else "; lower the least IoU or stability for more")
 
 
-def write(found: Everything) -> list[Path]:
-    """Write the overlay and the masks as SA-1B's JSON into a new temporary folder."""
+def write(found: Everything, drawn: UInt8) -> list[Path]:
+    """Write the overlay, drawn already, and the masks as SA-1B's JSON into a new temporary folder."""
     folder = new_folder()
     stem = Path(exports.picture_name(found.image)).stem
     overlay = folder / f"{stem}_everything.png"
-    PIL.Image.fromarray(found.overlay()).save(overlay)
+    PIL.Image.fromarray(drawn).save(overlay)
     target = folder / f"{stem}_everything.json"
     sa1b.write(sa1b.from_everything(found, 1, f"{stem}.png"), target)
     return [overlay, target]

@@ -275,11 +275,13 @@ def load_backbone(network: NanoNetwork, state: dict[str, Tensor]) -> int:
 
     Keys may carry a prefix such as ``visual.trunk.``; heads and tensors of other shapes are left out.
     """
-    own = network.backbone.state_dict()
-    picked: dict[str, Tensor] = {}
-    for key, value in state.items():
-        for name in (key, key.split("trunk.", 1)[-1]):
-            if name in own and own[name].shape == value.shape:
-                picked[name] = value.to(own[name].dtype)
-    network.backbone.load_state_dict({**own, **picked})
-    return len(picked)
+    plain = {key.split("trunk.", 1)[-1]: value for key, value in state.items()}
+    return load_fitting(network.backbone, {**state, **plain})
+
+
+def load_fitting(module: nn.Module, state: dict[str, Tensor]) -> int:
+    """Copy the tensors that ``module`` has under the same name and shape; return how many those are."""
+    own = module.state_dict()
+    fitting = {k: v.to(own[k].dtype) for k, v in state.items() if k in own and own[k].shape == v.shape}
+    module.load_state_dict({**own, **fitting})
+    return len(fitting)

@@ -14,6 +14,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -278,3 +279,51 @@ def write_pth(model: Any, path: str | Path) -> Path:
     path = Path(path)
     torch.save({name: tensor.clone() for name, tensor in to_meta(model.state_dict()).items()}, path)
     return path
+
+
+def meta_sam(model: Any) -> Any:
+    """Return a ``segment_anything.modeling.Sam`` of a ``SamModel``'s size and weights; needs that package.
+
+    So that what is said of the two can be checked with one set of weights.
+    """
+    from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+
+    config = model.config
+    vision, prompts, decoder = config.vision_config, config.prompt_encoder_config, config.mask_decoder_config
+    grid = vision.image_size // vision.patch_size
+    encoder = ImageEncoderViT(
+        img_size=vision.image_size,
+        patch_size=vision.patch_size,
+        embed_dim=vision.hidden_size,
+        depth=vision.num_hidden_layers,
+        num_heads=vision.num_attention_heads,
+        mlp_ratio=vision.mlp_dim / vision.hidden_size,
+        out_chans=vision.output_channels,
+        norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+        use_rel_pos=vision.use_rel_pos,
+        window_size=vision.window_size,
+        global_attn_indexes=tuple(vision.global_attn_indexes),
+    )
+    transformer = TwoWayTransformer(
+        depth=decoder.num_hidden_layers,
+        embedding_dim=decoder.hidden_size,
+        num_heads=decoder.num_attention_heads,
+        mlp_dim=decoder.mlp_dim,
+        attention_downsample_rate=decoder.attention_downsample_rate,
+    )
+    prompt_encoder = PromptEncoder(
+        embed_dim=prompts.hidden_size,
+        image_embedding_size=(grid, grid),
+        input_image_size=(vision.image_size,) * 2,
+        mask_in_chans=prompts.mask_input_channels,
+    )
+    mask_decoder = MaskDecoder(
+        transformer_dim=decoder.hidden_size,
+        transformer=transformer,
+        num_multimask_outputs=decoder.num_multimask_outputs,
+        iou_head_depth=decoder.iou_head_depth,
+        iou_head_hidden_dim=decoder.iou_head_hidden_dim,
+    )
+    made = Sam(encoder, prompt_encoder, mask_decoder, [123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
+    made.load_state_dict(to_meta(model.state_dict()))
+    return made.eval()

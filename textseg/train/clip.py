@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader
 
 from textseg.errors import ConfigError
 from textseg.models.nano_detector import load_detector
+from textseg.models.nano_network import load_fitting
 from textseg.train.clip_data import CropBatch, CropBatches, CropConfig
 from textseg.train.clip_eval import ValidationCrops, measure
 from textseg.train.clip_model import ClipModelConfig, build_nano_clip, encode_short_text, export, normalise
@@ -190,11 +191,8 @@ def train_clip(
 
 def _start_trunk(model: open_clip.CLIP, folder: str | Path) -> None:
     """Take over the trunk of a trained detector, which knows things before they are cut out."""
-    own = model.visual.trunk.state_dict()
-    trunk = load_detector(folder)[0].backbone.state_dict()
-    fitting = {k: v for k, v in trunk.items() if k in own and own[k].shape == v.shape}
-    model.visual.trunk.load_state_dict({**own, **fitting})
-    logger.info("%d of %d tensors of the trunk start from %s", len(fitting), len(own), folder)
+    fitted = load_fitting(model.visual.trunk, load_detector(folder)[0].backbone.state_dict())
+    logger.info("%d of %d tensors of the trunk start from %s", fitted, len(model.visual.trunk.state_dict()), folder)
 
 
 def _start_worker(config: ClipTrainConfig, data: Path, out: Path, resume: bool) -> Iterator[CropBatch]:

@@ -249,18 +249,10 @@ def _table(data_root: str) -> NounTable:
     return NounTable.of(data_root, load_cutouts(folder, max_side=32)) if folder.is_dir() else NounTable(())
 
 
-class _Timer:
-    """Says when something is due again."""
-
-    def __init__(self, first_seconds: float, every_seconds: float, now: float) -> None:
-        self.every = every_seconds
-        self.due = first_seconds if now < first_seconds else now + every_seconds
-
-    def __call__(self, now: float) -> bool:
-        if now < self.due:
-            return False
-        self.due = now + self.every
-        return True
+def _clock(first_minutes: float, minutes: float, spent: float) -> loop.Clock:
+    """Return a clock that first rings at ``first_minutes`` of the whole run, if that is still to come."""
+    first = 60 * first_minutes
+    return loop.Clock(minutes, spent, first if spent < first else None)
 
 
 def run(config: TrainConfig, out: str | Path, text: TextSource | None = None) -> dict[str, float]:
@@ -281,9 +273,9 @@ def run(config: TrainConfig, out: str | Path, text: TextSource | None = None) ->
 
 def _train(trainer: Trainer, stream: BatchStream, next_batch: Callable[[], Batch], asked: Sequence[Question]) -> None:
     config, before = trainer.config, trainer.spent
-    validation = _Timer(60 * config.validate_minutes, 60 * config.validate_minutes, before)
-    checkpoint = _Timer(60 * config.checkpoint_minutes, 60 * config.checkpoint_minutes, before)
-    export = _Timer(60 * config.first_export_minutes, 60 * config.export_minutes, before)
+    validation = _clock(config.validate_minutes, config.validate_minutes, before)
+    checkpoint = _clock(config.checkpoint_minutes, config.checkpoint_minutes, before)
+    export = _clock(config.first_export_minutes, config.export_minutes, before)
     start, first, recent = time.monotonic(), trainer.step, []
     with loop.progress_bar("detector", 1000, int(1000 * trainer.progress)) as bar:
         shown = int(1000 * trainer.progress)
@@ -298,11 +290,11 @@ def _train(trainer: Trainer, stream: BatchStream, next_batch: Callable[[], Batch
             if trainer.step - first in (20, 100) or (trainer.step - first) % 250 == 0:
                 _log_losses(trainer, recent, (trainer.step - first) / (time.monotonic() - start))
                 recent.clear()
-            if checkpoint(trainer.spent):
+            if checkpoint.rings(trainer.spent):
                 trainer.save()
-            if validation(trainer.spent):
+            if validation.rings(trainer.spent):
                 trainer.log.write(step=trainer.step, minutes=trainer.spent / 60, **trainer.validate(asked))
-            if export(trainer.spent):
+            if export.rings(trainer.spent):
                 trainer.export()
 
 

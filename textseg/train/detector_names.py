@@ -136,16 +136,15 @@ def name_losses(
 
 def _places(network: NanoNetwork, features: Features, codes: TextCodes, targets: NameTargets, chosen: Tensor) -> Tensor:
     """Cross-entropy of "which noun is this place, or none of them"."""
-    config = network.config
-    picture, row = torch.nonzero(targets.places >= 0, as_tuple=True)
-    if not len(picture):
+    known = targets.places >= 0  # (B, P)
+    if not known.any():
         return features.pixels.sum() * 0.0
-    flat = features.pixels.flatten(2).transpose(1, 2)  # (B, hw, parts · D)
-    pixels = flat[picture, targets.places[picture, row]].reshape(-1, config.parts, config.embed_dim)
-    parts = torch.einsum("mpd,npd->mpn", pixels, codes.pixels.to(pixels.dtype)).float()  # (M, parts, N)
-    parts = parts * config.embed_dim**-0.5 + codes.pixel_bias.float().T
-    logits = -torch.logsumexp(-parts, dim=1)  # (M, N), the soft AND of `NanoNetwork.match_pixels`
-    labels = targets.labels[picture, row][:, chosen]  # (M, N)
+    flat = features.pixels.flatten(2)  # (B, C, hw)
+    index = targets.places.clamp_min(0)[:, None].expand(-1, flat.shape[1], -1)
+    chosen_places = features._replace(pixels=flat.gather(2, index)[..., None])  # (B, C, P, 1)
+    maps = network.match_pixels(chosen_places, TextCodes(*(code[None] for code in codes)))  # (B, N, P, 1)
+    logits = maps[..., 0].transpose(1, 2)[known]  # (M, N)
+    labels = targets.labels[known][:, chosen]  # (M, N)
     wrong = torch.cat([logits.masked_fill(labels != 0, _NEVER), logits.new_zeros(len(logits), 1)], dim=1)
     right = (labels == 1).float()
     # each of a place's nouns by itself against all that it is not: a broad word must not stand in for the others

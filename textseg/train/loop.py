@@ -174,10 +174,17 @@ def progress_bar(title: str, total: int, done: int = 0) -> Iterator[Bar]:
 
 
 class Clock:
-    """Says when so many minutes of training have gone since it last said so."""
+    """Says when so many minutes of training have gone since it last said so.
 
-    def __init__(self, minutes: float, seconds: float) -> None:
-        self.period, self.due = 60 * minutes, seconds + 60 * minutes
+    Args:
+        minutes: how often.
+        seconds: trained so far.
+        due: seconds of training at which it first rings; None: ``minutes`` from now.
+    """
+
+    def __init__(self, minutes: float, seconds: float, due: float | None = None) -> None:
+        self.period = 60 * minutes
+        self.due = seconds + self.period if due is None else due
 
     def rings(self, seconds: float) -> bool:
         """Whether it is time; if so, the next time is set."""

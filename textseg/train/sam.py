@@ -346,8 +346,7 @@ def _run(
     config = trainer.config
     clocks = {name: Clock(getattr(config, f"{name}_minutes"), trainer.seconds) for name in ("validate", "checkpoint")}
     early = config.first_export_minutes - trainer.seconds / 60
-    clocks["export"] = Clock(config.export_minutes, trainer.seconds)
-    clocks["export"].due = trainer.seconds + 60 * max(early, 1.0)
+    clocks["export"] = Clock(config.export_minutes, trainer.seconds, trainer.seconds + 60 * max(early, 1.0))
     recent: list[tuple[float, ...]] = []
     while trainer.share < 1.0:
         stage[0] = config.stage(trainer.share)
