@@ -113,7 +113,7 @@ def run(clients: int, requests: int, concurrency: int) -> dict[str, Any]:
         try:
             url = wait_for(server)
             with tempfile.TemporaryDirectory() as folder:
-                load_up(url, 2, 2, Path(folder), Tally())  # the first requests load what every later one needs
+                load_up(url, 4, 3, Path(folder), Tally())  # loads what every later request needs, fills the caches
                 settle()
                 before, tally, began = memory_mb(server.pid), Tally(), time.perf_counter()
                 load_up(url, clients, requests, Path(folder), tally)

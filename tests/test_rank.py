@@ -11,6 +11,7 @@ from textseg import rank
 from textseg.errors import ConfigError
 from textseg.rank import RankConfig
 from textseg.types import Candidates, Frame, Image, Phrase, Prompts, Proposals, Query
+from textseg.vocabulary import Vocabulary, pairs
 
 IMAGE = Image(np.zeros((4, 4, 3), np.uint8), "test", "0" * 64)
 FRAME = Frame((4, 4), (4, 4), (4, 4))
@@ -165,6 +166,27 @@ def test_clip_sees_the_masked_crop_and_contrasts_phrases() -> None:
     np.testing.assert_array_equal(accepted.masks[0], LEFT)
 
 
+def test_a_clips_own_nouns_are_rivals_but_not_what_the_phrase_means() -> None:
+    class Knowing(TwoColorClip):
+        vocabulary = Vocabulary((("blue car", "car"), ("blue dog",)), pairs([]), np.array([[0, 1, 0]] * 2, np.float32))
+
+    rgb = np.zeros((4, 4, 3), np.uint8)
+    rgb[..., 0], rgb[..., 2] = 200, 255  # more blue than red
+    image = Image(rgb, "test", "3" * 64)
+    proposals, prompts, candidates = stages([[LEFT]], [0.5], [0])
+    config = RankConfig(weights={"clip": 1.0}, backgrounds=("grey",))
+
+    def clip_part(clip: TwoColorClip, text: str) -> float:
+        return float(rank.score(image, query(text), proposals, prompts, candidates, clip, config).parts["clip"][0])
+
+    assert clip_part(TwoColorClip(), "red thing") > 0.9
+    assert clip_part(Knowing(), "red thing") < 0.1, "both blue nouns fit better"
+    assert clip_part(Knowing(), "red car") == pytest.approx(clip_part(Knowing(), "red box"), abs=0.1)
+    one = Knowing()
+    one.vocabulary = Vocabulary((("blue car", "car"),), pairs([]), np.array([[0, 1, 0]], np.float32))
+    assert clip_part(one, "red car") > 0.9, "the car may be the phrase's own"
+
+
 def test_phrases_of_one_group_do_not_compete() -> None:
     rgb = np.zeros((4, 4, 3), np.uint8)
     rgb[..., 0] = rgb[..., 2] = 255  # as red as blue
@@ -200,6 +222,27 @@ def test_clip_looks_only_at_the_budgeted_best() -> None:
     config = RankConfig(weights={"detector": 1.0}, clip_budget=2)
     scored = rank.score(IMAGE, query("red car"), proposals, prompts, candidates, TwoColorClip(), config)
     assert np.isnan(scored.parts["clip"]).tolist() == [True, False, False]
+
+
+def test_clip_looks_at_every_prompt_before_a_second_mask_and_tells_all_of_its_masks() -> None:
+    proposals, prompts, candidates = stages([[LEFT, CORNER], [RIGHT, RIGHT & CORNER.T[:, ::-1]]], [0.9, 0.3], [0, 0])
+    candidates = replace(candidates, predicted_iou=np.array([[0.9, 0.8], [0.7, 0.2]], np.float32))
+
+    class Counting(TwoColorClip):
+        seen = 0
+
+        def encode_images(self, crops: list[np.ndarray]) -> np.ndarray:
+            self.seen += len(crops)
+            return super().encode_images(crops)
+
+    clip, config = Counting(), RankConfig(weights={"detector": 1.0, "sam_iou": 0.5}, clip_budget=2)
+    rgb = np.zeros((4, 4, 3), np.uint8)
+    rgb[:, :2, 0], rgb[:, 2:, 2] = 255, 255
+    image = Image(rgb, "test", "4" * 64)
+    scored = rank.score(image, query("red car"), proposals, prompts, candidates, clip, config)
+    assert clip.seen == 2
+    part = scored.parts["clip"]
+    assert part[0] == part[1] > 0.5 > part[2] == part[3]
 
 
 def test_clip_looks_at_each_phrases_best_first_when_there_are_many() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -16,10 +17,18 @@ from textseg.crops import masked_crops
 from textseg.errors import ConfigError, nearest
 from textseg.propose import place_in_phrase
 from textseg.types import Bool, Candidates, Float, Image, ImageTextEncoder, Int, Prompts, Proposals, Query, Segments
+from textseg.vocabulary import Vocabulary
 
 PARTS = ("detector", "presence", "sam_iou", "stability", "clip", "agreement")
 LOG_ODDS_LIMIT = 5.0
 SAME_CROP_IOU = 0.9
+
+
+@runtime_checkable
+class KnowsNouns(Protocol):
+    """A CLIP that brings the nouns it was trained on; `None` if its folder has none."""
+
+    vocabulary: Vocabulary | None
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,8 @@ class RankConfig:
         contained: a mask of which this share lies inside a better mask of the same phrase is a part of it.
         cross_phrase_iou: masks of different phrases that overlap by this IoU are one object; the better keeps it.
         min_area: least area of an accepted mask in pixels of the original picture.
-        clip_budget: how many candidates a phrase are shown to CLIP, best first by the other parts.
+        clip_budget: how many candidates a phrase are shown to CLIP, best first by the other parts, each prompt's best
+            mask before any prompt's second. What it says of that one holds for the prompt's masks that it did not see.
         clip_total: how many at most in one call, however many phrases: each phrase's best first. But one a phrase is
             always shown.
         clip_grow: a CLIP crop is the mask's box grown by this factor and made square.
@@ -137,8 +147,9 @@ def score(
     }
     areas = _flat(masks).mean(axis=1)
     if clip is not None and p and any(phrase.prompt for phrase in query.phrases):
-        shown = _worth_showing(fuse(parts, config), areas, phrase_index, config)
-        parts["clip"] = _clip_part(image, query, masks, shown, phrase_index, clip, config)
+        shown = _worth_showing(fuse(parts, config), areas, phrase_index, prompt_index, config)
+        seen = _clip_part(image, query, masks, shown, phrase_index, clip, config)
+        parts["clip"] = _shared_in_prompt(seen, shown, prompt_index)
     return Scored(
         candidates,
         masks,
@@ -318,12 +329,25 @@ def _agreement(masks: Bool, proposals: Proposals, proposal_index: Int, size_hw: 
     return out
 
 
-def _worth_showing(scores: Float, areas: Float, phrase_index: Int, config: RankConfig) -> Int:
-    """Return the indices of the candidates that CLIP looks at: each phrase's best by the other parts."""
+def _worth_showing(scores: Float, areas: Float, phrase_index: Int, prompt_index: Int, config: RankConfig) -> Int:
+    """Return the indices of the candidates that CLIP looks at, best first by the other parts.
+
+    Each prompt's best mask comes before any prompt's second, and within the budgets each phrase's before any second.
+    """
     solid = np.flatnonzero(areas > 0)
-    places = place_in_phrase(scores[solid], phrase_index[solid])
+    of_prompt = place_in_phrase(scores[solid], prompt_index[solid])  # 0 for each prompt's best mask
+    places = place_in_phrase(-of_prompt.astype(np.float32) + scores[solid], phrase_index[solid])
     order = np.lexsort((-scores[solid], places))[: max(config.clip_total, int((places == 0).sum()))]
-    return np.sort(solid[order[places[order] < config.clip_budget]])
+    return solid[order[places[order] < config.clip_budget]]
+
+
+def _shared_in_prompt(seen: Float, shown: Int, prompt_index: Int) -> Float:
+    """Return float32 (M,): masks that CLIP did not see get what it said of their prompt's best: they show one thing."""
+    of_prompt: dict[int, float] = {}
+    for m in shown:
+        of_prompt.setdefault(int(prompt_index[m]), float(seen[m]))
+    told = np.array([of_prompt.get(int(p), np.nan) for p in prompt_index], np.float32)
+    return np.where(np.isnan(seen), told, seen)
 
 
 def _clip_part(
@@ -338,18 +362,34 @@ def _clip_part(
     crops = masked_crops(image.rgb, looked, grow=config.clip_grow, fill=config.clip_fill, size=config.clip_size)
     pictures = clip.encode_images(crops)[owner]  # (S, D)
     texts = clip.encode_text(query.prompts)  # (Q, D)
+    contrasts = _contrasts(query, texts, clip, config)
+    for row, m in enumerate(shown):
+        own = int(phrase_index[m])
+        gap = clip.logit_scale * (contrasts[own] @ pictures[row] - texts[own] @ pictures[row])
+        out[m] = 1.0 / (1.0 + np.exp(np.minimum(gap, 50.0)).sum())
+    return out
+
+
+def _contrasts(query: Query, texts: Float, clip: ImageTextEncoder, config: RankConfig) -> list[Float]:
+    """Return for each phrase what it must beat, float32 (N, D).
+
+    That is the other phrases, its own negatives, the generic backgrounds and, where the CLIP brings a vocabulary, all
+    nouns that the phrase does not mean.
+    """
     backgrounds = clip.encode_text(config.backgrounds)  # (B, D)
     different = texts @ texts.T < config.synonym_similarity  # (Q, Q)
     rivals = different & _of_other_groups(query)  # (Q, Q): which phrases contrast with which
-    for row, m in enumerate(shown):
-        own = int(phrase_index[m])
+    vocabulary = clip.vocabulary if isinstance(clip, KnowsNouns) else None
+    found = []
+    for own, phrase in enumerate(query.phrases):
         contrast = [texts[rivals[own]], backgrounds]
-        if query.phrases[own].negatives:
-            contrast.append(clip.encode_text(query.phrases[own].negatives))
-        others = np.concatenate(contrast) @ pictures[row]
-        gap = clip.logit_scale * (others - texts[own] @ pictures[row])
-        out[m] = 1.0 / (1.0 + np.exp(np.minimum(gap, 50.0)).sum())
-    return out
+        if phrase.negatives:
+            contrast.append(clip.encode_text(phrase.negatives))
+        if vocabulary is not None:
+            nouns = vocabulary.embeddings[vocabulary.rivals(phrase.prompt)]
+            contrast.append(nouns[nouns @ texts[own] < config.synonym_similarity])
+        found.append(np.concatenate(contrast))
+    return found
 
 
 def _of_other_groups(query: Query) -> Bool:

@@ -1,7 +1,8 @@
-"""Serves a page for a test: ``python -m tests.demo.server PORT [nano|fakes] [NAME:PASSWORD]``."""
+"""Serves a page for a test: ``python -m tests.demo.server PORT``, with flags for models, login and root path."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 from textseg.demo.serve import Server, launch, temporary_files
@@ -9,6 +10,12 @@ from textseg.demo.serve import Server, launch, temporary_files
 
 def main() -> None:
     """Serve until stdin closes; print "READY" and the temporary folder."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("port", type=int)
+    parser.add_argument("--models", default="fakes", choices=["fakes", "nano"])
+    parser.add_argument("--auth")
+    parser.add_argument("--root-path")
+    given = parser.parse_args()
     with temporary_files() as folder:
         from tests.fakes import fake_pipeline
         from textseg.build import load
@@ -16,11 +23,9 @@ def main() -> None:
         from textseg.demo.page import build_page
 
         limits = Limits(max_pixels=1_000_000, max_file_mb=2, max_files=5, concurrency=2)
-        nano = sys.argv[2:3] == ["nano"]
-        page = build_page(load("nano") if nano else fake_pipeline(), limits)
-        options = {"prevent_thread_lock": True, "quiet": True}
-        auth = sys.argv[3] if len(sys.argv) > 3 else None
-        launch(page, Server(port=int(sys.argv[1]), auth=auth), limits, **options)
+        page = build_page(load("nano") if given.models == "nano" else fake_pipeline(), limits)
+        server = Server(port=given.port, auth=given.auth, root_path=given.root_path)
+        launch(page, server, limits, prevent_thread_lock=True, quiet=True)
         print(f"READY {folder}", flush=True)  # noqa: T201 - the test reads it
         sys.stdin.read()
         page.close(verbose=False)

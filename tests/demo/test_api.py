@@ -279,7 +279,7 @@ def leave(server: Served) -> None:
 
 
 def test_a_login_guards_everything(picture: str) -> None:
-    with serve("fakes", "me:secret") as served:
+    with serve("--auth", "me:secret") as served:
         where = urlsplit(served.url)
         for path in ("/gradio_api/info", "/config", "/gradio_api/mcp/"):
             connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=60)

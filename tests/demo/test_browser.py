@@ -5,20 +5,24 @@ TEXTSEG_SCREENSHOTS=assets writes the README's pictures.
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
+from gradio_client import Client, handle_file
 
 from tests.demo.conftest import Served, serve
+from tests.demo.proxy import behind_proxy
 from tests.fakes import BLUE_BOX
 
 api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
@@ -38,11 +42,13 @@ BODY = (150, 315, 330, 345)
 
 SIZE_WH = (720, 480)
 
+_CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with api.sync_playwright() as play:
-        options: dict[str, Any] = {"args": ["--no-sandbox", "--force-color-profile=srgb"]}
+        options: dict[str, Any] = {"args": ["--no-sandbox", "--force-color-profile=srgb", *_CAMERA]}
         system = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
         try:
             made = play.chromium.launch(executable_path=system, **options)
@@ -54,7 +60,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def nano() -> Iterator[Served]:
-    with serve("nano") as served:
+    with serve("--models", "nano") as served:
         yield served
 
 
@@ -364,3 +370,66 @@ def test_the_other_tabs(open_page: Opener, server: Served, picture: str, tmp_pat
     with page.expect_download() as caught:
         page.locator("#label-files a[download]").first.click()
     assert caught.value.suggested_filename == "textseg_labels.zip"
+
+
+def test_behind_a_proxy(open_page: Opener, picture: str) -> None:
+    with serve("--root-path", "/seg") as served, behind_proxy(served.url, "/seg") as url:
+        page = open_page(url)
+        upload(page, picture)
+        ask(page, "the red box")
+        masks(page, 1)
+        with closing(Client(url, verbose=False, download_files=False)) as one:
+            _, answer = one.predict(handle_file(picture), "red", api_name="/segment")
+            assert [one["label"] for one in answer["masks"]] == ["red"]
+
+
+def test_a_picture_from_the_clipboard(open_page: Opener, server: Served, picture: str) -> None:
+    page = open_page(server.url)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    content = base64.b64encode(Path(picture).read_bytes()).decode()
+    page.evaluate(
+        """async (data) => {
+            const blob = await (await fetch("data:image/png;base64," + data)).blob();
+            await navigator.clipboard.write([new ClipboardItem({"image/png": blob})]);
+        }""",
+        content,
+    )
+    page.locator("#picture").get_by_label("Paste from clipboard").click()
+    page.wait_for_selector("#masks .ts-stage:not([hidden])")
+    ask(page, "the red box")
+    masks(page, 1)
+
+
+def test_a_picture_dropped(open_page: Opener, server: Served, picture: str) -> None:
+    page = open_page(server.url)
+    dropped = page.evaluate_handle(
+        """async (data) => {
+            const blob = await (await fetch("data:image/png;base64," + data)).blob();
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([blob], "dropped.png", {type: "image/png"}));
+            return transfer;
+        }""",
+        base64.b64encode(Path(picture).read_bytes()).decode(),
+    )
+    page.locator(
+        "#picture .upload-container button, #picture button.wrap, #picture [aria-label*=drop]"
+    ).first.dispatch_event("drop", {"dataTransfer": dropped})
+    page.wait_for_selector("#masks .ts-stage:not([hidden])")
+    ask(page, "the red box")
+    masks(page, 1)
+
+
+def test_a_picture_from_the_webcam(open_page: Opener, server: Served) -> None:
+    page = open_page(server.url)
+    page.context.grant_permissions(["camera"])
+    page.locator("#picture").get_by_label("Capture from camera").click()
+    page.wait_for_timeout(1500)
+    print(page.locator("#picture").inner_html())
+
+
+def test_stop_ends_the_search(open_page: Opener, server: Served, picture: str) -> None:
+    page = open_page(server.url)
+    page.get_by_role("tab", name="Everything").click()
+    panel = page.get_by_role("tabpanel").filter(has=page.get_by_role("button", name="Find everything"))
+    panel.locator("input[type=file]").first.set_input_files(picture)
+    print(panel.inner_html())

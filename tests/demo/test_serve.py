@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,25 @@ def test_old_temporary_files_go(tmp_path: Path) -> None:
     os.utime(old.parent, (hour_ago, hour_ago))
     assert serve.sweep(tmp_path, 3600) == 0
     assert not old.parent.exists(), "the folder follows at the next look"
+
+
+def test_memory_is_given_back_once_after_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    given, stop = [], threading.Event()
+
+    def give() -> bool:
+        given.append(len(used))
+        return True
+
+    used = [0.0, 0.0, 0.0, 4.0, 8.0, 8.0, 8.0]  # seconds of processor time at each look: quiet, work, quiet
+    times = iter(used)
+    looks = iter(range(len(used) - 1))
+    monkeypatch.setattr(serve.time, "process_time", lambda: next(times))
+    monkeypatch.setattr(serve, "give_back_memory", give)
+    monkeypatch.setattr(stop, "wait", lambda seconds: next(looks, None) is None)
+    serve._give_back_when_quiet(stop)
+    assert len(given) == 2
+    monkeypatch.undo()
+    assert serve.give_back_memory() in (True, False)
 
 
 def test_messages_have_no_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from textseg.errors import ConfigError
 from textseg.models.nano_network import Answers, NanoNetwork, NetworkConfig
+from textseg.train import detector
 from textseg.train.data import LabelledObject, Sample, mask_box
 from textseg.train.detector import TrainConfig, Trainer, read_config
 from textseg.train.detector_data import side_at
@@ -147,6 +148,30 @@ def test_a_few_steps_lower_the_loss_and_a_run_resumes(sample: Sample, tmp_path: 
         for name, value in trainer.network.state_dict().items():
             if value.is_floating_point():  # batch norm's counters are not exported
                 torch.testing.assert_close(anew.network.state_dict()[name], value, atol=2e-3, rtol=2e-3)
+
+
+def test_a_run_may_take_its_trunk_from_elsewhere(
+    sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrainConfig(clip=str(tmp_path), export=str(tmp_path / "weights"), minutes=0, steps=10, network=TINY)
+    first = Trainer(config, tmp_path / "first", hashed_text(), warm_trunk=False)
+    first.export()
+    trunk = {f"visual.trunk.{k}": torch.zeros_like(v) for k, v in first.network.backbone.state_dict().items()}
+    monkeypatch.setattr(detector, "trunk_weights", lambda folder: trunk if folder == "a clip" else {})
+    both = Trainer(replace(config, start_from=config.export, trunk="a clip"), tmp_path / "both", hashed_text())
+    assert all(not parameter.any() for parameter in both.network.backbone.parameters())
+    torch.testing.assert_close(both.network.pixel_head.weight, first.network.pixel_head.weight, atol=2e-3, rtol=2e-3)
+
+
+def test_a_caltech_thing_without_a_mask_owns_no_box() -> None:
+    box = np.array([0, 0, 64, 64], np.float32)
+    thing = LabelledObject("chair", frozenset({"chair"}), None, box, None)
+    view = Sample(np.zeros((64, 64, 3), np.uint8), (thing,), frozenset(), "caltech")
+    maps = phrase_maps(view, [PhraseTarget("a chair", (0,), (), False)])
+    assert (maps.owner == -1).all()
+    assert maps.presence.tolist() == [1]
+    assert maps.target[0, 8, 8] > 0 and maps.target[0, 0, 0] == 0
+    assert maps.weight[0, 0, 0] == 0, "what is at the edge is not known"
 
 
 def test_a_run_follows_another_text_tower(sample: Sample, tmp_path: Path) -> None:

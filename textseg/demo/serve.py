@@ -5,6 +5,8 @@ Nothing heavy is imported here before ``run`` is called: gradio reads where its 
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import logging
 import os
 import shutil
@@ -27,6 +29,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TEMPORARY = "GRADIO_TEMP_DIR"
+
+QUIET_SECONDS = 5.0
+"""After so long without work the server gives back the memory that it no longer uses."""
+
+_QUIET_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -136,13 +143,18 @@ def temporary_files() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="textseg-demo-")).resolve()
     os.environ[TEMPORARY] = str(folder)
     stop = threading.Event()
-    sweeper = threading.Thread(target=_sweep, args=(folder, stop), name="textseg-sweep", daemon=True)
-    sweeper.start()
+    helpers = [
+        threading.Thread(target=_sweep, args=(folder, stop), name="textseg-sweep", daemon=True),
+        threading.Thread(target=_give_back_when_quiet, args=(stop,), name="textseg-memory", daemon=True),
+    ]
+    for helper in helpers:
+        helper.start()
     try:
         yield folder
     finally:
         stop.set()
-        sweeper.join()
+        for helper in helpers:
+            helper.join()
         shutil.rmtree(folder, ignore_errors=True)
         if before is None:
             del os.environ[TEMPORARY]
@@ -172,6 +184,32 @@ def _sweep(folder: Path, stop: threading.Event) -> None:
 
     while not stop.wait(SWEEP_SECONDS):
         sweep(folder, KEEP_SECONDS)
+
+
+def _give_back_when_quiet(stop: threading.Event) -> None:
+    """Look every few seconds whether work has ended since memory was last given back."""
+    used, given_back = time.process_time(), False
+    while not stop.wait(QUIET_SECONDS):
+        before, used = used, time.process_time()
+        if used - before > _QUIET_SHARE * QUIET_SECONDS:
+            given_back = False
+        elif not given_back:
+            give_back_memory()
+            given_back = True
+
+
+def give_back_memory() -> bool:
+    """Give the system the memory that nothing uses any more; return whether there is a way to (glibc).
+
+    A hundred requests run in dozens of threads, and glibc keeps what each of them freed for that thread's next request.
+    """
+    gc.collect()
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return False
+    trim(0)
+    return True
 
 
 def sweep(folder: Path, keep_seconds: float) -> int:

@@ -18,6 +18,7 @@ from textseg.models import clip_load
 from textseg.models.clip_input import ClipInput
 from textseg.models.hub import torch_dtype
 from textseg.types import Float, UInt8
+from textseg.vocabulary import Vocabulary
 
 DEFAULT_TEMPLATES: tuple[str, ...] = ("{}", "a photo of {}", "a picture of {}")
 """Ways to say a phrase; ``{}`` is the phrase. Their embeddings are averaged (Radford et al. 2021, §3.1.4)."""
@@ -37,6 +38,7 @@ class Clip:
         logit_scale: factor that the model was trained to multiply cosines with.
         logit_bias: what it adds then (SigLIP's sigmoid loss); None for a model without one (softmax loss).
         templates: the prompt templates in use.
+        vocabulary: the nouns that it was trained on, for the ranking; None if its folder has none.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Clip:
         templates: Sequence[str] = DEFAULT_TEMPLATES,
         batch: int = 32,
         text_cache: int = TEXT_CACHE,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
         """Wrap an open_clip model that is in evaluation mode on its device.
 
@@ -60,6 +63,7 @@ class Clip:
         self.dim = dim
         self.templates = check_templates(templates)
         self.inputs = inputs
+        self.vocabulary = vocabulary
         if batch < 1:
             raise ConfigError(f"batch: got {batch}, expected at least 1 crop")
         scale, bias = model.logit_scale, getattr(model, "logit_bias", None)
@@ -172,6 +176,7 @@ def load(
         templates=chosen,
         batch=batch,
         text_cache=text_cache,
+        vocabulary=None if source.folder is None else Vocabulary.load(source.folder),
     )
 
 

@@ -29,6 +29,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from textseg.errors import ConfigError
+from textseg.models.clip import load as load_clip
 from textseg.models.nano_detector import load_detector
 from textseg.models.nano_network import load_fitting
 from textseg.train.clip_data import CropBatch, CropBatches, CropConfig
@@ -45,9 +46,11 @@ from textseg.train.loop import (
     set_rate,
     weight_decay_groups,
 )
-from textseg.train.noun_table import NounTable
+from textseg.train.noun_table import NounTable, exclusive_nouns
+from textseg.train.scenes import load_cutouts
 from textseg.train.text_tower import train_text_tower
 from textseg.train.vocab import NanoTokenizer, all_nouns, build_tokenizer, corpus
+from textseg.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +93,9 @@ class ClipTrainConfig:
         crop_values = values.pop("crops", {})
         if "shares" in crop_values:
             crop_values["shares"] = tuple(crop_values["shares"].items())
+        for pair in ("scene_objects", "scene_scale"):
+            if pair in crop_values:
+                crop_values[pair] = tuple(crop_values[pair])
         config: ClipTrainConfig = _fill(cls, {**values, "model": model, "crops": _fill(CropConfig, crop_values)})
         return config
 
@@ -335,6 +341,13 @@ def export_checkpoint(out_dir: str | Path, folder: str | Path, config: ClipTrain
     return export(shadow, model_cfg, out / "tokenizer.json", Path(folder))
 
 
+def write_vocabulary(data: str | Path, package: str | Path) -> None:
+    """Put the nouns of the training pictures, embedded, into a package: what the ranking contrasts a phrase with."""
+    names, kin = exclusive_nouns(data, load_cutouts(Path(data) / "fluent", max_side=32))
+    clip = load_clip(package)
+    Vocabulary(tuple(names), kin, clip.encode_text([entry[0] for entry in names])).save(package)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line in this file's docstring."""
     parser = argparse.ArgumentParser(description="Train nano CLIP.")
@@ -347,9 +360,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if given.export:
-        export_checkpoint(given.out, given.export, ClipTrainConfig.read(given.config))
+        package = export_checkpoint(given.out, given.export, ClipTrainConfig.read(given.config))
     else:
-        train_clip(given.config, given.data, given.out, resume=not given.fresh, start_from=given.start_from)
+        package = train_clip(given.config, given.data, given.out, resume=not given.fresh, start_from=given.start_from)
+    write_vocabulary(given.data, package)
 
 
 if __name__ == "__main__":

@@ -97,6 +97,8 @@ class CropConfig:
     batch: int = 128
     extra_phrases: int = 24
     scene_size: int = 256
+    scene_objects: tuple[int, int] = (2, 6)
+    scene_scale: tuple[float, float] = (0.18, 0.6)
     shares: tuple[tuple[str, float], ...] = (
         ("scene", 0.45),
         ("coco", 0.18),
@@ -127,9 +129,9 @@ class CropSource:
         pasted = [*photo_cutouts(self._sets["coco"]), *photo_cutouts(self._sets["ccp"])]
         scene = SceneConfig(
             size_hw=(config.scene_size, config.scene_size),
-            objects=(2, 6),
+            objects=config.scene_objects,
             photo_probability=0.08,
-            scale=(0.18, 0.6),
+            scale=config.scene_scale,
         )
         self._composer = SceneComposer(self._cutouts, list(self._backgrounds), scene, pasted)
         self.table = NounTable.of(root, self._cutouts)

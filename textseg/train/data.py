@@ -39,6 +39,9 @@ BOX_CLASSES: dict[str, tuple[str, ...]] = {
 }
 """The classes of the sets that have boxes and no masks."""
 
+WHOLE_PICTURE = frozenset({"caltech"})
+"""Sets whose things, where they have no mask, have the whole picture for a box: only their middle is known."""
+
 CALTECH_NOUNS: dict[str, str] = {
     "Faces": "face",
     "Faces_easy": "face",
@@ -61,6 +64,8 @@ CALTECH_NOUNS: dict[str, str] = {
 
 _NO_COLOR = frozenset({"person", "skin", "accessories", "license plate", "face"})
 _BORDER_WHITE = 244
+_OFTEN_BESIDE = frozenset({"face", "human face", "chair", "lamp", "cup", "car", "umbrella", "watch"})
+"""Caltech's nouns that its pictures of something else may show too, without a label."""
 
 
 @dataclass(frozen=True)
@@ -318,9 +323,13 @@ def _load_caltech(
 ) -> list[_Photo]:
     """One object per picture: the whole picture, or the cut-out where the border is white."""
     photos = []
-    for sub in sorted(p for p in folder.iterdir() if p.is_dir() and p.name != "BACKGROUND_Google"):
-        noun = CALTECH_NOUNS.get(sub.name, sub.name.lower().replace("_", " "))
+    subs = sorted(p for p in folder.iterdir() if p.is_dir() and p.name != "BACKGROUND_Google")
+    nouns_of = {sub: CALTECH_NOUNS.get(sub.name, sub.name.lower().replace("_", " ")) for sub in subs}
+    absent = nouns.absent_nouns(cutouts, "caltech")
+    for sub, noun in nouns_of.items():
         names = nouns.photo_names(noun, cutouts)
+        others = frozenset(nouns_of.values()) - _OFTEN_BESIDE | frozenset(absent)
+        elsewhere = frozenset(n for n in others if not nouns.may_be(n, names))
         for index, path in enumerate(sorted(sub.glob("*.jpg"))):
             if (index % 10 == 0) != (split == "val"):
                 continue
@@ -331,7 +340,7 @@ def _load_caltech(
             color = None if mask is None or noun in _NO_COLOR else name_color(image[mask])
             rle = None if mask is None else _encode(mask)
             label = _Label(noun, names, color, box, rle, False)
-            photos.append(_Photo(image, (label,), frozenset()))
+            photos.append(_Photo(image, (label,), elsewhere))
     return photos
 
 

@@ -52,6 +52,8 @@ class TrainConfig:
         clip: folder of the trained image–text model that gives text embeddings and the trunk's start.
         export: folder for the weights.
         start_from: folder of an exported detector; a run that starts anew goes on from its weights.
+        trunk: folder of an image–text model; a run that goes on from ``start_from`` takes its trunk from there. Crops
+            of things teach a trunk their names sooner than whole pictures do.
         minutes: length in wall time, over all resumed parts; 0 to go by ``steps``.
         steps: length in batches when ``minutes`` is 0.
         seed, threads, workers: of the draws; torch's threads; background processes (0 or 1).
@@ -67,6 +69,7 @@ class TrainConfig:
     clip: str = "textseg/weights/nano/clip"
     export: str = "textseg/weights/nano/detector"
     start_from: str = ""
+    trunk: str = ""
     minutes: float = 60.0
     steps: int = 0
     seed: int = 0
@@ -149,12 +152,12 @@ class Trainer:
         if self.config.start_from:
             self.network.load_state_dict(load_detector(self.config.start_from)[0].state_dict())
             logger.info("going on from the weights in %s", self.config.start_from)
-            return
-        self.network.text.standardise(self.bank.sample(self.vocabulary.nouns))
-        if not warm_trunk:
-            return
-        fitted = load_backbone(self.network, trunk_weights(self.config.clip))
-        logger.info("%d tensors of the trunk start from %s", fitted, self.config.clip)
+        else:
+            self.network.text.standardise(self.bank.sample(self.vocabulary.nouns))
+        trunk = self.config.trunk or ("" if self.config.start_from or not warm_trunk else self.config.clip)
+        if trunk:
+            fitted = load_backbone(self.network, trunk_weights(trunk))
+            logger.info("%d tensors of the trunk start from %s", fitted, trunk)
 
     def _restore(self) -> None:
         state = loop.load_checkpoint(self.checkpoint)

@@ -18,11 +18,13 @@ from textseg.train.data import PhotoSet, Sample
 from textseg.train.detector_names import NameVocabulary
 from textseg.train.detector_targets import Batch, ViewConfig, collate, phrase_maps, random_view
 from textseg.train.phrases import PhraseSampler
-from textseg.train.scenes import SceneComposer, SceneConfig, load_cutouts, photo_cutouts
+from textseg.train.scenes import SceneComposer, SceneConfig, at_size, load_cutouts, photo_cutouts
 
 logger = logging.getLogger(__name__)
 
 _PREFETCH = 6
+_ZOOM = {"scene": 0.4, "caltech": 0.15}
+"""How much of the views' zoom a set gets: scenes hold small things, caltech's pictures one in the middle."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class DataConfig:
         batch_size: pictures per batch.
         positives, negatives: phrases per picture that are, and are not, in it.
         stages: (share of the training, side) pairs: from which point on pictures have which side, pixels.
-        view: how far a view strays from the whole picture; scenes are zoomed less.
+        view: how far a view strays from the whole picture; scenes and pictures of one thing are zoomed less.
+        scene: how scenes are composed, but for their size.
         color_probability, hard_probability: see `PhraseSampler`.
         caltech_cutouts: whether things are cut out of caltech's photographs too.
     """
@@ -55,6 +58,7 @@ class DataConfig:
     negatives: int = 6
     stages: tuple[tuple[float, int], ...] = ((0.0, 192), (0.5, 224), (0.78, 288))
     view: ViewConfig = field(default_factory=ViewConfig)
+    scene: SceneConfig = field(default_factory=SceneConfig)
     color_probability: float = 0.4
     hard_probability: float = 0.4
     caltech_cutouts: bool = True
@@ -79,13 +83,14 @@ class Sources:
         self.photo_cutouts = photo_cutouts(sample for photos in pasted for sample in photos)
         plain = PhotoSet.load(root, "background", split)
         self._backgrounds = _Joined([plain, *labelled])
+        self._scene = config.scene
         self._composers: dict[int, SceneComposer] = {}
         logger.info("%d cut-outs, %d photo cut-outs", len(self.cutouts), len(self.photo_cutouts))
 
     def scene(self, side: int, rng: np.random.Generator) -> Sample:
         """Compose a scene of about `side` pixels."""
         if side not in self._composers:
-            config = SceneConfig(size_hw=(side, side))
+            config = at_size(self._scene, side)
             self._composers[side] = SceneComposer(self.cutouts, self._backgrounds, config, self.photo_cutouts)
         return self._composers[side].compose(rng)
 
@@ -155,7 +160,7 @@ class BatchStream(IterableDataset[Batch]):
         for name in names:
             sample = self.sources.draw(str(name), side + side // 8, rng)
             low, high = config.view.zoom
-            view = replace(config.view, zoom=(low, 1.0 + 0.4 * (high - 1.0))) if name == "scene" else config.view
+            view = replace(config.view, zoom=(low, 1.0 + _ZOOM.get(str(name), 1.0) * (high - 1.0)))
             seen = random_view(sample, side, rng, view)
             phrases = self._sampler.sample(seen, rng, config.positives, config.negatives)
             maps.append(phrase_maps(seen, phrases, self.vocabulary, rng))

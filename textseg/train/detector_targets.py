@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from textseg.models.nano_network import BOX_STRIDE, PIXEL_STRIDE
-from textseg.train.data import LabelledObject, Sample, mask_box
+from textseg.train.data import WHOLE_PICTURE, LabelledObject, Sample, mask_box
 from textseg.train.detector_names import NameTargets, NameVocabulary
 from textseg.train.phrases import PhraseTarget
 
@@ -276,7 +276,8 @@ def _owners(view: Sample, positive: list[int], cores: NDArray[np.uint8], places:
     owner = np.full((places, places), -1, np.int16)
     if not positive or BOX_STRIDE != 2 * PIXEL_STRIDE:
         return owner
-    order = sorted((i for i in positive if not view.objects[i].crowd), key=lambda i: -_area(view.objects[i].box_xyxy))
+    boxed = [i for i in positive if view.objects[i].mask is not None or view.source not in WHOLE_PICTURE]
+    order = sorted((i for i in boxed if not view.objects[i].crowd), key=lambda i: -_area(view.objects[i].box_xyxy))
     for index in order:
         share = cores[index].reshape(places, 2, places, 2).mean(axis=(1, 3))
         inside = share > 110

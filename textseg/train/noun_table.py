@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from textseg.train import nouns
 from textseg.train.cutouts import Cutout
-from textseg.train.vocab import all_nouns
+from textseg.train.vocab import all_nouns, photo_classes
+from textseg.types import Int
+from textseg.vocabulary import pairs
 
 ANY_THING = ("thing", "object")
 BACKGROUND = "background"
@@ -66,3 +68,21 @@ class NounTable:
                 row[i] = -1
         row[self.index[BACKGROUND]] = 0
         return row
+
+
+def exclusive_nouns(root: str | Path, cutouts: Iterable[Cutout]) -> tuple[list[tuple[str, ...]], Int]:
+    """Return the usual nouns of all that is labelled under ``root``, each with its other names, and their kin.
+
+    Broad words ("animal") are names of theirs and no nouns of their own. Kin, int64 (K, 2), are pairs that the same
+    thing may be called.
+    """
+    cutouts = list(cutouts)
+    listed = nouns.cutout_names(Path(root) / "fluent" / "names.json")
+    things = {cutout.name: cutout.names for cutout in cutouts}
+    for name in photo_classes(root):
+        things.setdefault(name, nouns.photo_names(name, listed))
+    usual = sorted(name for name in things if name not in nouns.GENERIC)
+    table = NounTable(usual, frozenset(cutout.names for cutout in cutouts))
+    known = np.stack([table.row(things[name])[: len(usual)] for name in usual])  # (V, V)
+    kin = pairs([(int(i), int(j)) for i, j in zip(*np.nonzero(known), strict=True)])
+    return [(name, *sorted(things[name] - {name})) for name in usual], kin

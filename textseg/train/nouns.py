@@ -284,7 +284,7 @@ def absent_nouns(cutouts: dict[str, tuple[frozenset[str], int]], source: str) ->
     Conservative: animals, musical instruments and the like; on street photographs food as well,
     but no dogs and birds. Nothing for an unknown source.
     """
-    if source not in {"coco", "ccp", "vehicles", "plates", "fruit", "bottles"}:
+    if source not in {"coco", "ccp", "vehicles", "plates", "fruit", "bottles", "caltech"}:
         return {}
     safe = _SAFE_STREET if source in {"ccp", "vehicles", "plates"} else _SAFE_EVERYWHERE
     shy = frozenset({"dog", "bird", "cat", "fish"}) if source != "coco" else frozenset({"fish"})

@@ -75,6 +75,7 @@ class SamTrainConfig:
     minutes: float = 98.0
     batch: int = 12
     windows: tuple[tuple[float, int, float, float], ...] = ((1.0, 288, 0.6, 1.9),)
+    focus: float = 0.0
     prompts: int = 4
     shares: dict[str, float] = field(default_factory=lambda: {"scene": 0.5, "coco": 0.25, "ccp": 0.25})
     rate: float = 1e-3
@@ -118,7 +119,10 @@ class SamTrainConfig:
     def window_configs(self) -> list[WindowConfig]:
         """The windows, in the order in which they are used."""
         frame, stride = self.model.image_size, self.model.stride
-        return [WindowConfig(side, frame, stride, (low, high), self.prompts) for _, side, low, high in self.windows]
+        return [
+            WindowConfig(side, frame, stride, (low, high), self.prompts, focus=self.focus)
+            for _, side, low, high in self.windows
+        ]
 
     def stage(self, share: float) -> int:
         """Which of the windows is in use when `share` of the time has gone."""

@@ -33,6 +33,12 @@ logger = logging.getLogger(__name__)
 FILL_RGB = tuple(round(255 * m) for m in PIXEL_MEAN)
 """What pads a picture before normalising: zero after it, as SAM's own processor pads."""
 
+FOCUS_SHARE = (0.3, 0.7)
+"""How much of a focused window's side its object's longer side takes."""
+
+_LEAST_FOCUS = 20.0
+"""Pixels of the picture: smaller objects are not magnified further."""
+
 
 @dataclass(frozen=True)
 class WindowConfig:
@@ -41,6 +47,8 @@ class WindowConfig:
     Attributes:
         side: pixels of the window; frame: pixels of the model's input; stride: input pixels of a mask pixel.
         scale: range of the factor on "longest side fills the frame", drawn log-uniformly.
+        focus: share of the windows that look at one object closely, as a zoom-in refinement does: it is in the
+            window whole and as large as `FOCUS_SHARE` says.
         prompts: prompts a picture; least_cells: mask pixels an object must cover to be prompted for.
     """
 
@@ -50,6 +58,7 @@ class WindowConfig:
     scale: tuple[float, float] = (0.6, 1.8)
     prompts: int = 4
     least_cells: float = 8.0
+    focus: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -102,12 +111,19 @@ class Window:
         self.sample = sample
         self.config = config
         height, width = sample.image_rgb.shape[:2]
-        fit = config.frame / max(height, width) * float(np.exp(rng.uniform(*np.log(config.scale))))
+        box = _some_box(sample, rng)
+        places = (0.2, 0.8)
+        if config.focus and rng.random() < config.focus:
+            places = (0.4, 0.6)
+            longest = max(_LEAST_FOCUS, *(box[2:] - box[:2]))
+            fit = config.side / longest * float(np.exp(rng.uniform(*np.log(FOCUS_SHARE))))
+        else:
+            fit = config.frame / max(height, width) * float(np.exp(rng.uniform(*np.log(config.scale))))
         fit_x, fit_y = fit * float(rng.uniform(0.9, 1.1)), fit
         crop_w, crop_h = min(width, round(config.side / fit_x)), min(height, round(config.side / fit_y))
-        center = self._center(rng)
-        self.x = int(np.clip(center[0] - rng.uniform(0.2, 0.8) * crop_w, 0, width - crop_w))
-        self.y = int(np.clip(center[1] - rng.uniform(0.2, 0.8) * crop_h, 0, height - crop_h))
+        center = (box[:2] + box[2:]) / 2
+        self.x = int(np.clip(center[0] - rng.uniform(*places) * crop_w, 0, width - crop_w))
+        self.y = int(np.clip(center[1] - rng.uniform(*places) * crop_h, 0, height - crop_h))
         self.crop_wh = (max(1, crop_w), max(1, crop_h))
         self.size_wh = (
             int(np.clip(round(crop_w * fit_x), 1, config.side)),
@@ -141,14 +157,6 @@ class Window:
         """Bring (S, S) coverage to the mask grid (m, m)."""
         return sp.as_uint8(cv2.resize(mask, (self.cells, self.cells), interpolation=cv2.INTER_AREA))
 
-    def _center(self, rng: np.random.Generator) -> Float:
-        """The centre of a random object, or a random place where there is none."""
-        height, width = self.sample.image_rgb.shape[:2]
-        if not self.sample.objects:
-            return (rng.random(2) * (width, height)).astype(np.float32)
-        box = self.sample.objects[int(rng.integers(len(self.sample.objects)))].box_xyxy
-        return ((box[:2] + box[2:]) / 2).astype(np.float32)
-
     def _cut(self, array: UInt8, fill: int | tuple[int, ...]) -> UInt8:
         part = array[self.y : self.y + self.crop_wh[1], self.x : self.x + self.crop_wh[0]]
         kind = cv2.INTER_AREA if self.size_wh[0] < self.crop_wh[0] else cv2.INTER_LINEAR
@@ -171,6 +179,14 @@ class Window:
         if rng.random() < 0.1:
             image_rgb = sp.as_uint8(cv2.GaussianBlur(image_rgb, (0, 0), float(rng.uniform(0.4, 1.0))))
         return image_rgb
+
+
+def _some_box(sample: Sample, rng: np.random.Generator) -> Float:
+    """Return the box of a random object, or of no extent at a random place where there is none."""
+    if sample.objects:
+        return sample.objects[int(rng.integers(len(sample.objects)))].box_xyxy
+    height, width = sample.image_rgb.shape[:2]
+    return np.tile(rng.random(2) * (width, height), 2).astype(np.float32)
 
 
 class PromptMaker:

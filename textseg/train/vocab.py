@@ -111,9 +111,16 @@ def corpus(root: str | Path) -> Iterator[str]:
 
 def all_nouns(root: str | Path) -> frozenset[str]:
     """Every noun that some labelled thing under `root` answers to."""
-    root = Path(root)
-    cutouts = nouns.cutout_names(root / "fluent" / "names.json")
+    cutouts = nouns.cutout_names(Path(root) / "fluent" / "names.json")
     found = {n for names, _ in cutouts.values() for n in names}
+    for name in photo_classes(root):
+        found |= nouns.photo_names(name, cutouts)
+    return frozenset(found)
+
+
+def photo_classes(root: str | Path) -> frozenset[str]:
+    """The classes of all labelled photographs under `root`, and "person"."""
+    root = Path(root)
     classes = {c for group in BOX_CLASSES.values() for c in group}
     for name in ("coco", "ccp"):
         table = root / FOLDERS[name] / "annotations.json"
@@ -124,6 +131,4 @@ def all_nouns(root: str | Path) -> frozenset[str]:
         for sub in caltech.iterdir():
             if sub.is_dir() and sub.name != "BACKGROUND_Google":
                 classes.add(CALTECH_NOUNS.get(sub.name, sub.name.lower().replace("_", " ")))
-    for name in classes | {"person"}:
-        found |= nouns.photo_names(name, cutouts)
-    return frozenset(found)
+    return frozenset(classes | {"person"})

@@ -1,0 +1,58 @@
+"""Which nouns are rivals of a phrase, and the file that they come in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from textseg.errors import WeightsError
+from textseg.vocabulary import FILE, Vocabulary, pairs
+
+NAMES = (("car", "automobile", "vehicle"), ("bus", "vehicle"), ("dog", "animal"), ("hot dog",), ("ski boots",))
+
+
+@pytest.fixture
+def vocabulary() -> Vocabulary:
+    return Vocabulary(NAMES, pairs([(0, 0), (1, 0), (0, 1), (3, 2)]), np.eye(5, dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("phrase", "rivals"),
+    [
+        ("a trumpet", [0, 1, 2, 3, 4]),
+        ("the red car", [2, 3, 4]),  # the bus is its kin
+        ("Automobiles", [2, 3, 4]),
+        ("any vehicle", [2, 3, 4]),
+        ("an animal", [0, 1, 4]),  # the dog, and its kin
+        ("a SKI-BOOT", [0, 1, 2, 3, 4]),
+        ("red ski boot", [0, 1, 2, 3]),
+        ("carpet", [0, 1, 2, 3, 4]),
+        ("", [0, 1, 2, 3, 4]),
+    ],
+)
+def test_what_a_phrase_may_mean_is_no_rival(vocabulary: Vocabulary, phrase: str, rivals: list[int]) -> None:
+    assert vocabulary.rivals(phrase).tolist() == rivals
+
+
+def test_a_vocabulary_survives_saving(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    vocabulary.save(tmp_path)
+    back = Vocabulary.load(tmp_path)
+    assert back is not None
+    assert back.names == NAMES
+    assert back.kin.tolist() == [[0, 1], [2, 3]]
+    np.testing.assert_array_equal(back.embeddings, vocabulary.embeddings)
+    assert Vocabulary.load(tmp_path / "elsewhere") is None
+
+
+def test_damage_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"no tensors")
+    with pytest.raises(WeightsError, match=FILE):
+        Vocabulary.load(tmp_path)
+
+
+def test_lengths_must_agree(tmp_path: Path) -> None:
+    Vocabulary(NAMES, pairs([]), np.eye(3, dtype=np.float32)).save(tmp_path)
+    with pytest.raises(WeightsError, match="5 nouns, but embeddings of shape"):
+        Vocabulary.load(tmp_path)

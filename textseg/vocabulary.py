@@ -1,0 +1,106 @@
+"""The nouns that a CLIP was trained on, as rivals for a phrase: "a trumpet" must beat "a saxophone", not only nothing.
+
+A CLIP folder may hold ``vocabulary.safetensors``: the nouns' embeddings, so that they cost no text tower at run time,
+their other names, and which of them may be the same thing. What a phrase may itself mean is never its rival.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from textseg.errors import WeightsError
+from textseg.types import Float, Int
+
+FILE = "vocabulary.safetensors"
+_MOST_WORDS = 5
+_WORD = re.compile(r"[^\W_]+(?:[-’'][^\W_]+)*")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """V nouns that exclude each other, but for their kin.
+
+    Attributes:
+        names: for each noun all its names, the usual one first.
+        kin: int64 (K, 2), pairs of nouns that the same thing may be called: "pants" and "jeans".
+        embeddings: float32 (V, D), ℓ2-normalised, of the usual names.
+    """
+
+    names: tuple[tuple[str, ...], ...]
+    kin: Int
+    embeddings: Float
+    _named: dict[str, list[int]] = field(init=False, repr=False, compare=False)
+    _kin_of: dict[int, list[int]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        named: dict[str, list[int]] = {}
+        for i, names in enumerate(self.names):
+            for name in names:
+                named.setdefault(" ".join(_words(name)), []).append(i)
+        kin_of: dict[int, list[int]] = {}
+        for i, j in self.kin.tolist():
+            kin_of.setdefault(i, []).append(j)
+            kin_of.setdefault(j, []).append(i)
+        object.__setattr__(self, "_named", named)
+        object.__setattr__(self, "_kin_of", kin_of)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def rivals(self, phrase: str) -> Int:
+        """Return the int64 indices of the nouns that a thing called ``phrase`` surely is not."""
+        words, meant = _words(phrase), set[int]()
+        for start in range(len(words)):
+            for stop in range(start + 1, min(len(words), start + _MOST_WORDS) + 1):
+                for i in self._named.get(" ".join(words[start:stop]), ()):
+                    meant |= {i, *self._kin_of.get(i, ())}
+        return np.array([i for i in range(len(self)) if i not in meant], np.int64)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the vocabulary into a CLIP's folder, embeddings as float16."""
+        tensors = {"embeddings": self.embeddings.astype(np.float16), "kin": self.kin.astype(np.int32).reshape(-1, 2)}
+        save_file(tensors, Path(folder) / FILE, metadata={"names": json.dumps(self.names)})
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Vocabulary | None:
+        """Read a CLIP folder's vocabulary; None where it has none.
+
+        Raises:
+            WeightsError: the file is damaged.
+        """
+        path = Path(folder) / FILE
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="np") as file:
+                names = tuple(tuple(entry) for entry in json.loads((file.metadata() or {})["names"]))
+                embeddings = file.get_tensor("embeddings").astype(np.float32)
+                kin = file.get_tensor("kin").astype(np.int64)
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise WeightsError(f"vocabulary file damaged: {path} ({error}). Delete it and fetch it again") from error
+        if embeddings.ndim != 2 or len(embeddings) != len(names):
+            raise WeightsError(f"{path}: {len(names)} nouns, but embeddings of shape {embeddings.shape}")
+        lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+        return cls(names, kin, embeddings / np.maximum(lengths, 1e-12))
+
+
+def _words(text: str) -> list[str]:
+    return [_singular(word) for word in _WORD.findall(text.lower())]
+
+
+def _singular(word: str) -> str:
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+
+
+def pairs(kinship: Sequence[tuple[int, int]]) -> Int:
+    """Return int64 (K, 2), each pair once, smaller number first, none with itself."""
+    found = sorted({(min(i, j), max(i, j)) for i, j in kinship if i != j})
+    return np.array(found, np.int64).reshape(-1, 2)
