@@ -187,6 +187,17 @@ def test_a_clips_own_nouns_are_rivals_but_not_what_the_phrase_means() -> None:
     assert clip_part(one, "red car") > 0.9, "the car may be the phrase's own"
 
 
+def test_a_temperature_divides_clips_log_odds() -> None:
+    image = Image(np.full((4, 4, 3), (200, 0, 190), np.uint8), "test", "5" * 64)
+    proposals, prompts, candidates = stages([[LEFT]], [0.5], [0])
+    odds = []
+    for temperature in (1.0, 2.0):
+        config = RankConfig(clip_temperature=temperature)
+        scored = rank.score(image, query("red car", "blue car"), proposals, prompts, candidates, TwoColorClip(), config)
+        odds.append(float(rank.log_odds(scored.parts["clip"])[0]))
+    assert 0 < odds[1] == pytest.approx(odds[0] / 2, rel=1e-4)
+
+
 def test_phrases_of_one_group_do_not_compete() -> None:
     rgb = np.zeros((4, 4, 3), np.uint8)
     rgb[..., 0] = rgb[..., 2] = 255  # as red as blue
@@ -239,7 +250,7 @@ def test_clip_looks_at_every_prompt_before_a_second_mask_and_tells_all_of_its_ma
     rgb = np.zeros((4, 4, 3), np.uint8)
     rgb[:, :2, 0], rgb[:, 2:, 2] = 255, 255
     image = Image(rgb, "test", "4" * 64)
-    scored = rank.score(image, query("red car"), proposals, prompts, candidates, clip, config)
+    scored = rank.score(image, query("red car", "blue car"), proposals, prompts, candidates, clip, config)
     assert clip.seen == 2
     part = scored.parts["clip"]
     assert part[0] == part[1] > 0.5 > part[2] == part[3]
@@ -256,6 +267,7 @@ def test_clip_looks_at_each_phrases_best_first_when_there_are_many() -> None:
     ("options", "message"),
     [
         ({"threshold": 1.5}, "threshold: got 1.5"),
+        ({"clip_temperature": 0.0}, "clip_temperature: got 0.0"),
         ({"weights": {"detektor": 1.0}}, "did you mean 'detector'"),
         ({"missing": {"bias": 0.5}}, "unknown part 'bias'"),
     ],

@@ -51,6 +51,8 @@ class RankConfig:
         clip_grow: a CLIP crop is the mask's box grown by this factor and made square.
         clip_size: longest side in pixels of the crops that CLIP is shown.
         clip_fill: grey level 0..255 of a crop's pixels outside the mask.
+        clip_temperature: softens CLIP's share: its log-odds are divided by this. Against a thousand rivals even what
+            is right has a small share, and the fused score keeps log-odds within ±5.
         backgrounds: generic texts that CLIP contrasts every phrase with.
         synonym_similarity: other phrases whose text is closer than this cosine are not used as contrast.
         max_rejected: how many rejected candidates are kept, best first, beside each phrase's closest miss; 0: none.
@@ -78,6 +80,7 @@ class RankConfig:
     clip_grow: float = 1.2
     clip_size: int = 224
     clip_fill: int = 127
+    clip_temperature: float = 1.0
     backgrounds: tuple[str, ...] = ("background", "something else")
     synonym_similarity: float = 0.9
     max_rejected: int = 50
@@ -86,6 +89,8 @@ class RankConfig:
         for name in ("threshold", "duplicate_iou", "contained", "cross_phrase_iou"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name}: got {getattr(self, name)}, expected a number in 0..1")
+        if not self.clip_temperature > 0:
+            raise ConfigError(f"clip_temperature: got {self.clip_temperature}, expected a number above 0")
         for table, known in (("weights", (*PARTS, "bias")), ("missing", PARTS)):
             for key in getattr(self, table):
                 if key not in known:
@@ -353,7 +358,7 @@ def _shared_in_prompt(seen: Float, shown: Int, prompt_index: Int) -> Float:
 def _clip_part(
     image: Image, query: Query, masks: Bool, shown: Int, phrase_index: Int, clip: ImageTextEncoder, config: RankConfig
 ) -> Float:
-    """Return float32 (M,): softmax of the own phrase against the contrast texts; NaN where not shown."""
+    """Return float32 (M,): the own phrase's share against the contrast texts; NaN where not shown."""
     out = np.full(len(masks), np.nan, np.float32)
     if not len(shown):
         return out
@@ -366,8 +371,8 @@ def _clip_part(
     for row, m in enumerate(shown):
         own = int(phrase_index[m])
         gap = clip.logit_scale * (contrasts[own] @ pictures[row] - texts[own] @ pictures[row])
-        out[m] = 1.0 / (1.0 + np.exp(np.minimum(gap, 50.0)).sum())
-    return out
+        out[m] = np.exp(np.minimum(gap, 50.0)).sum() ** (1.0 / config.clip_temperature)  # odds against the phrase
+    return 1.0 / (1.0 + out)
 
 
 def _contrasts(query: Query, texts: Float, clip: ImageTextEncoder, config: RankConfig) -> list[Float]:

@@ -15,6 +15,7 @@ def main() -> None:
     parser.add_argument("--models", default="fakes", choices=["fakes", "nano"])
     parser.add_argument("--auth")
     parser.add_argument("--root-path")
+    parser.add_argument("--max-pixels", type=int, default=1_000_000)
     given = parser.parse_args()
     with temporary_files() as folder:
         from tests.fakes import fake_pipeline
@@ -22,7 +23,7 @@ def main() -> None:
         from textseg.demo.limits import Limits
         from textseg.demo.page import build_page
 
-        limits = Limits(max_pixels=1_000_000, max_file_mb=2, max_files=5, concurrency=2)
+        limits = Limits(max_pixels=given.max_pixels, max_file_mb=2, max_files=5, concurrency=2)
         page = build_page(load("nano") if given.models == "nano" else fake_pipeline(), limits)
         server = Server(port=given.port, auth=given.auth, root_path=given.root_path)
         launch(page, server, limits, prevent_thread_lock=True, quiet=True)

@@ -54,6 +54,7 @@ class TrainConfig:
         start_from: folder of an exported detector; a run that starts anew goes on from its weights.
         trunk: folder of an image–text model; a run that goes on from ``start_from`` takes its trunk from there. Crops
             of things teach a trunk their names sooner than whole pictures do.
+        freeze_trunk: leave the trunk's weights as they started.
         minutes: length in wall time, over all resumed parts; 0 to go by ``steps``.
         steps: length in batches when ``minutes`` is 0.
         seed, threads, workers: of the draws; torch's threads; background processes (0 or 1).
@@ -70,6 +71,7 @@ class TrainConfig:
     export: str = "textseg/weights/nano/detector"
     start_from: str = ""
     trunk: str = ""
+    freeze_trunk: bool = False
     minutes: float = 60.0
     steps: int = 0
     seed: int = 0
@@ -134,6 +136,7 @@ class Trainer:
         torch.set_num_threads(config.threads)
         self.bank = TextBank(text or open_text_source(config.clip))
         self.network = NanoNetwork(config.network).to(memory_format=torch.channels_last)
+        self.network.backbone.requires_grad_(not config.freeze_trunk)
         self.optimizer = torch.optim.AdamW(
             loop.weight_decay_groups(self.network, config.decay), lr=config.rate, fused=True
         )

@@ -19,10 +19,10 @@ from textseg.models.nano_network import Features, NanoNetwork, TextCodes
 from textseg.train.data import Sample
 from textseg.train.noun_table import NounTable
 
-PLACES = 64
+PLACES = 32
 """Places looked at in a picture."""
 
-_PER_OBJECT = 6
+_PER_OBJECT = 5
 _BARE = 4
 _CACHED = 4000
 _INSIDE = 127
