@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 
 from textseg.demo.serve import Server, launch, temporary_files
+from textseg.types import Candidates, Embedding, Prompts
 
 
 def main() -> None:
@@ -16,15 +18,23 @@ def main() -> None:
     parser.add_argument("--auth")
     parser.add_argument("--root-path")
     parser.add_argument("--max-pixels", type=int, default=1_000_000)
+    parser.add_argument("--slow", type=float, default=0.0, help="seconds that every decoding of the fakes takes longer")
     given = parser.parse_args()
     with temporary_files() as folder:
-        from tests.fakes import fake_pipeline
+        from tests.fakes import FakeSegmenter, fake_pipeline
         from textseg.build import load
         from textseg.demo.limits import Limits
         from textseg.demo.page import build_page
 
         limits = Limits(max_pixels=given.max_pixels, max_file_mb=2, max_files=5, concurrency=2)
-        page = build_page(load("nano") if given.models == "nano" else fake_pipeline(), limits)
+
+        class Slow(FakeSegmenter):
+            def decode(self, embedding: Embedding, prompts: Prompts) -> Candidates:
+                time.sleep(given.slow)
+                return super().decode(embedding, prompts)
+
+        pipeline = load("nano") if given.models == "nano" else fake_pipeline(segmenter=Slow())
+        page = build_page(pipeline, limits)
         server = Server(port=given.port, auth=given.auth, root_path=given.root_path)
         launch(page, server, limits, prevent_thread_lock=True, quiet=True)
         print(f"READY {folder}", flush=True)  # noqa: T201 - the test reads it
