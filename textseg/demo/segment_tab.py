@@ -20,10 +20,11 @@ from textseg.result import Result
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 EXAMPLE_PHRASES = {
     "street.jpg": "the red car, the blue car",
-    "chelsea.jpg": "a cat",
-    "coffee.jpg": "a cup",
+    "chelsea.jpg": "an animal",
     "astronaut.jpg": "a person",
 }
+"""What a visitor tries first: nano finds all of these."""
+
 REMEMBER_SECONDS = 3600  # how long the last answer of an idle session is kept
 
 ADD, TAKE, BOX = "It is here", "Not here", "Box"
