@@ -11,13 +11,14 @@ from textseg import rank
 from textseg.errors import ConfigError
 from textseg.rank import RankConfig
 from textseg.types import Candidates, Frame, Image, Phrase, Prompts, Proposals, Query
-from textseg.vocabulary import Vocabulary, pairs
+from textseg.vocabulary import Vocabulary
 
 IMAGE = Image(np.zeros((4, 4, 3), np.uint8), "test", "0" * 64)
 FRAME = Frame((4, 4), (4, 4), (4, 4))
 LEFT = np.array([[1, 1, 0, 0]] * 4, bool)
 RIGHT = ~LEFT
 CORNER = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]], bool)
+NO_KIN = np.zeros((0, 2), np.int64)
 EMPTY = np.zeros((4, 4), bool)
 DETECTOR_ONLY = RankConfig(weights={"detector": 1.0})
 
@@ -149,6 +150,16 @@ class TwoColorClip:
         return mean / np.linalg.norm(mean, axis=1, keepdims=True)
 
 
+class Counting(TwoColorClip):
+    """Counts the crops that it was shown."""
+
+    seen = 0
+
+    def encode_images(self, crops: list[np.ndarray]) -> np.ndarray:
+        self.seen += len(crops)
+        return super().encode_images(crops)
+
+
 def test_clip_sees_the_masked_crop_and_contrasts_phrases() -> None:
     rgb = np.zeros((4, 4, 3), np.uint8)
     rgb[:, :2, 0], rgb[:, 2:, 2] = 255, 255  # left red, right blue
@@ -168,7 +179,7 @@ def test_clip_sees_the_masked_crop_and_contrasts_phrases() -> None:
 
 def test_a_clips_own_nouns_are_rivals_but_not_what_the_phrase_means() -> None:
     class Knowing(TwoColorClip):
-        vocabulary = Vocabulary((("blue car", "car"), ("blue dog",)), pairs([]), np.array([[0, 1, 0]] * 2, np.float32))
+        vocabulary = Vocabulary((("blue car", "car"), ("blue dog",)), NO_KIN, np.array([[0, 1, 0]] * 2, np.float32))
 
     rgb = np.zeros((4, 4, 3), np.uint8)
     rgb[..., 0], rgb[..., 2] = 200, 255  # more blue than red
@@ -183,7 +194,7 @@ def test_a_clips_own_nouns_are_rivals_but_not_what_the_phrase_means() -> None:
     assert clip_part(Knowing(), "red thing") < 0.1, "both blue nouns fit better"
     assert clip_part(Knowing(), "red car") == pytest.approx(clip_part(Knowing(), "red box"), abs=0.1)
     one = Knowing()
-    one.vocabulary = Vocabulary((("blue car", "car"),), pairs([]), np.array([[0, 1, 0]], np.float32))
+    one.vocabulary = Vocabulary((("blue car", "car"),), NO_KIN, np.array([[0, 1, 0]], np.float32))
     assert clip_part(one, "red car") > 0.9, "the car may be the phrase's own"
 
 
@@ -214,13 +225,6 @@ def test_phrases_of_one_group_do_not_compete() -> None:
 
 
 def test_clip_does_not_look_twice_at_the_same_mask() -> None:
-    class Counting(TwoColorClip):
-        seen = 0
-
-        def encode_images(self, crops: list[np.ndarray]) -> np.ndarray:
-            self.seen += len(crops)
-            return super().encode_images(crops)
-
     clip = Counting()
     proposals, prompts, candidates = stages([[LEFT], [LEFT], [RIGHT]], [0.5] * 3, [0, 1, 1])
     scored = rank.score(IMAGE, query("red car", "a dog"), proposals, prompts, candidates, clip, RankConfig())
@@ -238,13 +242,6 @@ def test_clip_looks_only_at_the_budgeted_best() -> None:
 def test_clip_looks_at_every_prompt_before_a_second_mask_and_tells_all_of_its_masks() -> None:
     proposals, prompts, candidates = stages([[LEFT, CORNER], [RIGHT, RIGHT & CORNER.T[:, ::-1]]], [0.9, 0.3], [0, 0])
     candidates = replace(candidates, predicted_iou=np.array([[0.9, 0.8], [0.7, 0.2]], np.float32))
-
-    class Counting(TwoColorClip):
-        seen = 0
-
-        def encode_images(self, crops: list[np.ndarray]) -> np.ndarray:
-            self.seen += len(crops)
-            return super().encode_images(crops)
 
     clip, config = Counting(), RankConfig(weights={"detector": 1.0, "sam_iou": 0.5}, clip_budget=2)
     rgb = np.zeros((4, 4, 3), np.uint8)

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from textseg.errors import WeightsError
-from textseg.vocabulary import FILE, Vocabulary, pairs
+from textseg.vocabulary import FILE, Vocabulary
 
 NAMES = (("car", "automobile", "vehicle"), ("bus", "vehicle"), ("dog", "animal"), ("hot dog",), ("ski boots",))
 
 
 @pytest.fixture
 def vocabulary() -> Vocabulary:
-    return Vocabulary(NAMES, pairs([(0, 0), (1, 0), (0, 1), (3, 2)]), np.eye(5, dtype=np.float32))
+    return Vocabulary(NAMES, np.array([[0, 1], [2, 3]]), np.eye(5, dtype=np.float32))
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,6 @@ def test_damage_names_the_file(tmp_path: Path) -> None:
 
 
 def test_lengths_must_agree(tmp_path: Path) -> None:
-    Vocabulary(NAMES, pairs([]), np.eye(3, dtype=np.float32)).save(tmp_path)
+    Vocabulary(NAMES, np.zeros((0, 2), np.int64), np.eye(3, dtype=np.float32)).save(tmp_path)
     with pytest.raises(WeightsError, match="5 nouns, but embeddings of shape"):
         Vocabulary.load(tmp_path)

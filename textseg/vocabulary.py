@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,7 +61,7 @@ class Vocabulary:
             for stop in range(start + 1, min(len(words), start + _MOST_WORDS) + 1):
                 for i in self._named.get(" ".join(words[start:stop]), ()):
                     meant |= {i, *self._kin_of.get(i, ())}
-        return np.array([i for i in range(len(self)) if i not in meant], np.int64)
+        return np.setdiff1d(np.arange(len(self)), list(meant))
 
     def save(self, folder: str | Path) -> None:
         """Write the vocabulary into a CLIP's folder, embeddings as float16."""
@@ -98,9 +97,3 @@ def _words(text: str) -> list[str]:
 
 def _singular(word: str) -> str:
     return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
-
-
-def pairs(kinship: Sequence[tuple[int, int]]) -> Int:
-    """Return int64 (K, 2), each pair once, smaller number first, none with itself."""
-    found = sorted({(min(i, j), max(i, j)) for i, j in kinship if i != j})
-    return np.array(found, np.int64).reshape(-1, 2)

@@ -372,6 +372,17 @@ def test_the_other_tabs(open_page: Opener, server: Served, picture: str, tmp_pat
     assert caught.value.suggested_filename == "textseg_labels.zip"
 
 
+def data_url(path: str) -> str:
+    return "data:image/png;base64," + base64.b64encode(Path(path).read_bytes()).decode()
+
+
+def answers(page: Any) -> None:
+    """Wait for the picture, and find the red box in it."""
+    page.wait_for_selector("#masks .ts-stage:not([hidden])")
+    ask(page, "the red box")
+    masks(page, 1)
+
+
 def test_behind_a_proxy(open_page: Opener, picture: str) -> None:
     with serve("--root-path", "/seg") as served, behind_proxy(served.url, "/seg") as url:
         page = open_page(url)
@@ -386,36 +397,31 @@ def test_behind_a_proxy(open_page: Opener, picture: str) -> None:
 def test_a_picture_from_the_clipboard(open_page: Opener, server: Served, picture: str) -> None:
     page = open_page(server.url)
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    content = base64.b64encode(Path(picture).read_bytes()).decode()
     page.evaluate(
         """async (data) => {
-            const blob = await (await fetch("data:image/png;base64," + data)).blob();
+            const blob = await (await fetch(data)).blob();
             await navigator.clipboard.write([new ClipboardItem({"image/png": blob})]);
         }""",
-        content,
+        data_url(picture),
     )
     page.locator("#picture").get_by_label("Paste from clipboard").click()
-    page.wait_for_selector("#masks .ts-stage:not([hidden])")
-    ask(page, "the red box")
-    masks(page, 1)
+    answers(page)
 
 
 def test_a_picture_dropped(open_page: Opener, server: Served, picture: str) -> None:
     page = open_page(server.url)
     dropped = page.evaluate_handle(
         """async (data) => {
-            const blob = await (await fetch("data:image/png;base64," + data)).blob();
+            const blob = await (await fetch(data)).blob();
             const transfer = new DataTransfer();
             transfer.items.add(new File([blob], "dropped.png", {type: "image/png"}));
             return transfer;
         }""",
-        base64.b64encode(Path(picture).read_bytes()).decode(),
+        data_url(picture),
     )
     area = page.locator("#picture").get_by_label("Drop an image file here to upload")
     area.dispatch_event("drop", {"dataTransfer": dropped})
-    page.wait_for_selector("#masks .ts-stage:not([hidden])")
-    ask(page, "the red box")
-    masks(page, 1)
+    answers(page)
 
 
 def test_a_picture_from_the_webcam(open_page: Opener) -> None:

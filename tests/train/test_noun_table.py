@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
-
-from textseg.train.cutouts import Cutout
 from textseg.train.noun_table import exclusive_nouns
 
 
@@ -15,8 +12,9 @@ def test_usual_nouns_with_their_other_names_and_their_kin(tmp_path: Path) -> Non
     (tmp_path / "coco").mkdir()
     classes = [{"name": "car"}, {"name": "truck"}, {"name": "dog"}]
     (tmp_path / "coco" / "annotations.json").write_text(json.dumps({"categories": classes}))
-    rgba = np.zeros((4, 4, 4), np.uint8)
-    names, kin = exclusive_nouns(tmp_path, [Cutout("hot dog", frozenset({"hot dog", "food"}), rgba)])
+    (tmp_path / "fluent").mkdir()
+    (tmp_path / "fluent" / "names.json").write_text(json.dumps([{"name": "hot dog", "tags": ["food"]}]))
+    names, kin = exclusive_nouns(tmp_path)
     usual = [entry[0] for entry in names]
     assert {"car", "dog", "hot dog", "person", "truck"} <= set(usual)
     assert "food" not in usual and "food" in names[usual.index("hot dog")]

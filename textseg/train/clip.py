@@ -47,7 +47,6 @@ from textseg.train.loop import (
     weight_decay_groups,
 )
 from textseg.train.noun_table import NounTable, exclusive_nouns
-from textseg.train.scenes import load_cutouts
 from textseg.train.text_tower import train_text_tower
 from textseg.train.vocab import NanoTokenizer, all_nouns, build_tokenizer, corpus
 from textseg.vocabulary import Vocabulary
@@ -343,7 +342,7 @@ def export_checkpoint(out_dir: str | Path, folder: str | Path, config: ClipTrain
 
 def write_vocabulary(data: str | Path, package: str | Path) -> None:
     """Put the nouns of the training pictures, embedded, into a package: what the ranking contrasts a phrase with."""
-    names, kin = exclusive_nouns(data, load_cutouts(Path(data) / "fluent", max_side=32))
+    names, kin = exclusive_nouns(data)
     clip = load_clip(package)
     Vocabulary(tuple(names), kin, clip.encode_text([entry[0] for entry in names])).save(package)
 

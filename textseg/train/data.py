@@ -315,6 +315,13 @@ def _person(labels: list[_Label]) -> _Label:
     return _Label("person", nouns.names_of("person"), None, box, rle, False)
 
 
+def caltech_nouns(folder: Path) -> dict[Path, str]:
+    """The folders of objects in caltech's `folder`, in order, each with its noun; none where it is missing."""
+    subs = sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+    kept = (sub for sub in subs if sub.name != "BACKGROUND_Google")
+    return {sub: CALTECH_NOUNS.get(sub.name, sub.name.lower().replace("_", " ")) for sub in kept}
+
+
 def _load_caltech(
     folder: Path,
     split: str,
@@ -322,13 +329,10 @@ def _load_caltech(
     max_side: int | None,
 ) -> list[_Photo]:
     """One object per picture: the whole picture, or the cut-out where the border is white."""
-    photos = []
-    subs = sorted(p for p in folder.iterdir() if p.is_dir() and p.name != "BACKGROUND_Google")
-    nouns_of = {sub: CALTECH_NOUNS.get(sub.name, sub.name.lower().replace("_", " ")) for sub in subs}
-    absent = nouns.absent_nouns(cutouts, "caltech")
-    for sub, noun in nouns_of.items():
+    photos, folders = [], caltech_nouns(folder)
+    others = frozenset(folders.values()) - _OFTEN_BESIDE | frozenset(nouns.absent_nouns(cutouts, "caltech"))
+    for sub, noun in folders.items():
         names = nouns.photo_names(noun, cutouts)
-        others = frozenset(nouns_of.values()) - _OFTEN_BESIDE | frozenset(absent)
         elsewhere = frozenset(n for n in others if not nouns.may_be(n, names))
         for index, path in enumerate(sorted(sub.glob("*.jpg"))):
             if (index % 10 == 0) != (split == "val"):

@@ -12,7 +12,6 @@ from textseg.train import nouns
 from textseg.train.cutouts import Cutout
 from textseg.train.vocab import all_nouns, photo_classes
 from textseg.types import Int
-from textseg.vocabulary import pairs
 
 ANY_THING = ("thing", "object")
 BACKGROUND = "background"
@@ -70,19 +69,19 @@ class NounTable:
         return row
 
 
-def exclusive_nouns(root: str | Path, cutouts: Iterable[Cutout]) -> tuple[list[tuple[str, ...]], Int]:
+def exclusive_nouns(root: str | Path) -> tuple[list[tuple[str, ...]], Int]:
     """Return the usual nouns of all that is labelled under ``root``, each with its other names, and their kin.
 
     Broad words ("animal") are names of theirs and no nouns of their own. Kin, int64 (K, 2), are pairs that the same
-    thing may be called.
+    thing may be called, each once.
     """
-    cutouts = list(cutouts)
     listed = nouns.cutout_names(Path(root) / "fluent" / "names.json")
-    things = {cutout.name: cutout.names for cutout in cutouts}
+    things = {name: names for name, (names, _) in listed.items()}
+    certain = frozenset(things.values())
     for name in photo_classes(root):
         things.setdefault(name, nouns.photo_names(name, listed))
     usual = sorted(name for name in things if name not in nouns.GENERIC)
-    table = NounTable(usual, frozenset(cutout.names for cutout in cutouts))
-    known = np.stack([table.row(things[name])[: len(usual)] for name in usual])  # (V, V)
-    kin = pairs([(int(i), int(j)) for i, j in zip(*np.nonzero(known), strict=True)])
+    table = NounTable(usual, certain)
+    related = np.stack([table.row(things[name])[: len(usual)] for name in usual]) != 0  # (V, V)
+    kin = np.argwhere(np.triu(related | related.T, 1))
     return [(name, *sorted(things[name] - {name})) for name in usual], kin

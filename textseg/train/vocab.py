@@ -17,7 +17,7 @@ from torch import Tensor
 
 from textseg.train import nouns
 from textseg.train.colors import COLOR_SYNONYMS, COLORS
-from textseg.train.data import BOX_CLASSES, CALTECH_NOUNS, FOLDERS
+from textseg.train.data import BOX_CLASSES, FOLDERS, caltech_nouns
 from textseg.train.phrases import TEMPLATES
 
 CONTEXT_LENGTH = 16
@@ -126,9 +126,4 @@ def photo_classes(root: str | Path) -> frozenset[str]:
         table = root / FOLDERS[name] / "annotations.json"
         if table.is_file():
             classes |= {c["name"] for c in json.loads(table.read_text(encoding="utf-8"))["categories"]}
-    caltech = root / FOLDERS["caltech"]
-    if caltech.is_dir():
-        for sub in caltech.iterdir():
-            if sub.is_dir() and sub.name != "BACKGROUND_Google":
-                classes.add(CALTECH_NOUNS.get(sub.name, sub.name.lower().replace("_", " ")))
-    return frozenset(classes | {"person"})
+    return frozenset(classes | {"person"} | set(caltech_nouns(root / FOLDERS["caltech"]).values()))
