@@ -42,6 +42,7 @@ class NetworkConfig:
         context_width, context_layers, context_heads: the attention layers at stride 32.
         box_dim: width of one box code.
         text_hidden: hidden width of the text projection.
+        deep_stride: stride of the coarsest level, 32 or 16; 16 sees the parts of small things apart.
     """
 
     backbone: str = "regnetx_004"
@@ -55,6 +56,7 @@ class NetworkConfig:
     context_heads: int = 6
     box_dim: int = 32
     text_hidden: int = 384
+    deep_stride: int = 32
 
 
 class Features(NamedTuple):
@@ -196,8 +198,9 @@ class NanoNetwork(nn.Module):
     def __init__(self, config: NetworkConfig | None = None) -> None:
         super().__init__()
         self.config = c = config or NetworkConfig()
+        stride = {} if c.deep_stride == 32 else {"output_stride": c.deep_stride}
         self.backbone = timm.create_model(
-            c.backbone, features_only=True, pretrained=False, out_indices=(-4, -3, -2, -1)
+            c.backbone, features_only=True, pretrained=False, out_indices=(-4, -3, -2, -1), **stride
         )
         s4, s8, s16, s32 = self.backbone.feature_info.channels()
         self.enter = conv_bn(s32, c.context_width, 1)
@@ -215,11 +218,11 @@ class NanoNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Features:
         """Map normalised (B, 3, H, W) pictures, H and W multiples of 32, to features."""
-        c4, c8, c16, c32 = self.backbone(images)
-        deep = self.context(self.enter(c32))  # (B, context_width, H / 32, W / 32)
-        p16 = self.smooth16(functional.relu(self.lateral16(c16) + _double(self.top(deep))))
-        p8 = self.smooth8(functional.relu(self.lateral8(c8) + _double(p16)))
-        p4 = self.smooth4(functional.relu(self.lateral4(c4) + _double(self.down8(p8))))
+        c4, c8, c16, deepest = self.backbone(images)
+        deep = self.context(self.enter(deepest))  # (B, context_width, H / deep_stride, W / deep_stride)
+        p16 = self.smooth16(functional.relu(self.lateral16(c16) + _spread(self.top(deep), c16)))
+        p8 = self.smooth8(functional.relu(self.lateral8(c8) + _spread(p16, c8)))
+        p4 = self.smooth4(functional.relu(self.lateral4(c4) + _spread(self.down8(p8), c4)))
         return Features(self.pixel_head(p4), self.box_head(self.box_tower(p8)), deep.mean((2, 3)))
 
     def answer(self, features: Features, codes: TextCodes, boxed: int | None = None) -> Answers:
@@ -266,8 +269,9 @@ class NanoNetwork(nn.Module):
         return presence
 
 
-def _double(x: Tensor) -> Tensor:
-    return functional.interpolate(x, scale_factor=2.0, mode="nearest")
+def _spread(x: Tensor, over: Tensor) -> Tensor:
+    """Repeat the places of (B, C, h, w) until there are as many as `over` has."""
+    return x if x.shape[2:] == over.shape[2:] else functional.interpolate(x, size=over.shape[2:], mode="nearest")
 
 
 def load_backbone(network: NanoNetwork, state: dict[str, Tensor]) -> int:

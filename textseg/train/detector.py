@@ -29,7 +29,7 @@ from textseg.models.nano_network import Features, NanoNetwork, NetworkConfig, lo
 from textseg.train import loop
 from textseg.train.detector_data import BatchStream, DataConfig, Sources, loader
 from textseg.train.detector_loss import LossConfig, Losses, detector_loss
-from textseg.train.detector_names import NameVocabulary, draw_nouns, name_losses
+from textseg.train.detector_names import NameLosses, NameVocabulary, draw_nouns, name_losses
 from textseg.train.detector_targets import Batch
 from textseg.train.detector_text import TextBank, TextSource, open_text_source, refit, trunk_weights
 from textseg.train.detector_validation import Question, network_asker, questions, validate
@@ -234,10 +234,10 @@ class Trainer:
         self.step += 1
         return losses
 
-    def _names(self, features: Features, batch: Batch) -> tuple[Tensor, Tensor] | None:
+    def _names(self, features: Features, batch: Batch) -> NameLosses | None:
         """Return the losses over the vocabulary's nouns; None where the batch knows none."""
         loss = self.config.loss
-        if batch.names is None or not (loss.names or loss.many):
+        if batch.names is None or not (loss.names or loss.maps or loss.many):
             return None
         chosen = draw_nouns(batch.names, loss.nouns)
         codes = self.network.text(self.bank([self.vocabulary.nouns[i] for i in chosen.tolist()]))

@@ -163,7 +163,7 @@ class BatchStream(IterableDataset[Batch]):
             view = replace(config.view, zoom=(low, 1.0 + _ZOOM.get(str(name), 1.0) * (high - 1.0)))
             seen = random_view(sample, side, rng, view)
             phrases = self._sampler.sample(seen, rng, config.positives, config.negatives)
-            maps.append(phrase_maps(seen, phrases, self.vocabulary, rng))
+            maps.append(phrase_maps(seen, phrases, self.vocabulary))
         return collate(maps, config.positives + config.negatives)
 
 

@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from textseg.models.nano_network import Answers
+from textseg.train.detector_names import NameLosses
 from textseg.train.detector_targets import Batch
+from textseg.train.map_loss import map_losses
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,9 @@ class LossConfig:
         presence: cross-entropy of "is it in the picture".
         boxes: 1 - GIoU (Rezatofighi et al., CVPR 2019) of the boxes.
         quality: cross-entropy between the quality and the IoU that the box reaches.
-        names: cross-entropy of "which noun of all is this place"; many: of "is this noun in the picture".
-        nouns, asked: how many nouns a batch chooses among, and for how many of them presence is asked.
+        names: cross-entropy of "which noun of all is this place"; maps: of the nouns' maps, with their dice;
+            many: of "is this noun in the picture".
+        nouns, asked: how many nouns a place chooses among, and how many are asked with map and presence.
     """
 
     pixels: float = 1.0
@@ -35,6 +38,7 @@ class LossConfig:
     quality: float = 0.2
     hard: float = 0.03
     names: float = 0.6
+    maps: float = 0.5
     many: float = 0.3
     nouns: int = 512
     asked: int = 128
@@ -50,14 +54,15 @@ class Losses(NamedTuple):
     boxes: Tensor
     quality: Tensor
     names: Tensor
+    maps: Tensor
     many: Tensor
 
 
 def detector_loss(
-    answers: Answers, batch: Batch, config: LossConfig, over_nouns: tuple[Tensor, Tensor] | None = None
+    answers: Answers, batch: Batch, config: LossConfig, over_nouns: NameLosses | None = None
 ) -> Losses:
-    """Compare what a batch's phrases found with the truth; ``over_nouns`` are the two of ``name_losses``."""
-    pixels, dice = _map_losses(answers.maps, batch, config.hard)
+    """Compare what a batch's phrases found with the truth; ``over_nouns`` come from ``name_losses``."""
+    pixels, dice = map_losses(answers.maps, batch.target.float() / 255.0, batch.weight, config.hard)
     known = batch.presence >= 0
     presence = functional.binary_cross_entropy_with_logits(
         answers.presence[known], batch.presence[known].float(), reduction="sum"
@@ -70,34 +75,10 @@ def detector_loss(
         + config.boxes * boxes
         + config.quality * quality
     )
-    names, many = over_nouns or (total.new_zeros(()), total.new_zeros(()))
-    total = total + config.names * names + config.many * many
-    parts = (pixels, dice, presence, boxes, quality, names, many)
+    names, maps, many = over_nouns or NameLosses(*[total.new_zeros(())] * 3)
+    total = total + config.names * names + config.maps * maps + config.many * many
+    parts = (pixels, dice, presence, boxes, quality, names, maps, many)
     return Losses(total, *(part.detach() for part in parts))
-
-
-def _map_losses(maps: Tensor, batch: Batch, hard: float) -> tuple[Tensor, Tensor]:
-    """Cross-entropy, balanced inside each phrase, and dice over the phrases that are present."""
-    weight = batch.weight.float().flatten(2)  # (B, T, hw)
-    target = batch.target.float().flatten(2) / 255.0
-    logits = maps.flatten(2)
-    cross = functional.binary_cross_entropy_with_logits(logits, target, reduction="none") * weight
-    inside, outside = target * weight, (1.0 - target) * weight
-    area = inside.sum(-1)
-    present = (batch.presence == 1) & (area > 0.5)
-    absent = (weight.sum(-1) > 0) & ~present
-    # the inside counts as if it filled at least a quarter of the known ground
-    count = weight.sum(-1).clamp_min(1.0)
-    gain = (0.25 * count / area.clamp_min(1.0)).clamp(1.0, 12.0)[..., None]
-    balanced = (cross * (1.0 + (gain - 1.0) * target)).sum(-1) / count
-    top = max(1, int(hard * logits.shape[-1]))
-    worst = (cross * outside).topk(top, dim=-1).values.mean(-1)
-    pixels = balanced[present].sum() + (balanced + 0.5 * worst)[absent].sum()
-    pixels = pixels / (present.sum() + absent.sum()).clamp_min(1)
-    chance = logits.sigmoid()
-    overlap = (chance * inside).sum(-1)
-    dice = 1.0 - (2.0 * overlap + 1.0) / ((chance * weight).sum(-1) + area + 1.0)
-    return pixels, dice[present].sum() / present.sum().clamp_min(1)
 
 
 def _box_losses(answers: Answers, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -215,11 +215,10 @@ def phrase_maps(
     view: Sample,
     phrases: Sequence[PhraseTarget],
     vocabulary: NameVocabulary | None = None,
-    rng: np.random.Generator | None = None,
 ) -> PhraseMaps:
     """Draw the maps of T phrases for a square view whose side is a multiple of 32.
 
-    With a vocabulary, ``rng`` draws the places at which its nouns are asked.
+    With a vocabulary, every place says which of its nouns it is.
     """
     size = view.image_rgb.shape[0]
     cells, places, count = size // PIXEL_STRIDE, size // BOX_STRIDE, len(phrases)
@@ -236,7 +235,7 @@ def phrase_maps(
         np.full((count, places, places), -1, np.int16),
         boxes.astype(np.float32),
         np.full(count, -1, np.int8),
-        None if vocabulary is None else vocabulary.targets(view, cores, rng or np.random.default_rng()),
+        None if vocabulary is None else vocabulary.targets(view, cores, unsure),
     )
     for row, phrase in enumerate(phrases):
         positive, ignore = list(phrase.positive), list(phrase.ignore)
@@ -260,8 +259,8 @@ def phrase_maps(
 def _share(thing: LabelledObject, cells: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """How much of each cell the object surely covers (0..255), and where it is not known whether it does."""
     if thing.mask is not None:
-        share = thing.mask.reshape(cells, PIXEL_STRIDE, cells, PIXEL_STRIDE).mean(axis=(1, 3), dtype=np.float32)
-        return (share * 255).astype(np.uint8), np.zeros((cells, cells), np.bool_)
+        share = cv2.resize(thing.mask * np.uint8(255), (cells, cells), interpolation=cv2.INTER_AREA)
+        return np.asarray(share, np.uint8), np.zeros((cells, cells), np.bool_)
     x0, y0, x1, y1 = thing.box_xyxy / PIXEL_STRIDE
     center = np.arange(cells, dtype=np.float32) + 0.5
     across = np.abs(center - (x0 + x1) / 2) / max(0.5, (x1 - x0) / 2)
