@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import torch
 
 from textseg.models import sam_encode
-from textseg.models.sam_decode import Answer, FastDecoder, Picture
+from textseg.models.sam_decode import Answer, FastDecoder
+from textseg.models.sam_passes import Picture
 from textseg.models.sam_prompts import PromptTensors
 from textseg.types import Frame
 

@@ -85,7 +85,7 @@ class _Decoder(nn.Module):
         dense = has_mask * self.prompts.mask_embed(masks)
         dense = dense + (1 - has_mask) * self.prompts.no_mask_embed.weight.reshape(1, -1, 1, 1)  # (N, D, h, w)
         fast = FastDecoder(self.decoder, self.position)
-        answer = fast.attend(sparse, image + dense)
+        answer = fast.attend(sparse, image + dense, whole=True)
         logits = fast.draw(answer, None, slice(0, None), fast.grid_hw, whole=True)
         return logits, fast.quality(answer)
 

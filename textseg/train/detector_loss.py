@@ -58,9 +58,7 @@ class Losses(NamedTuple):
     many: Tensor
 
 
-def detector_loss(
-    answers: Answers, batch: Batch, config: LossConfig, over_nouns: NameLosses | None = None
-) -> Losses:
+def detector_loss(answers: Answers, batch: Batch, config: LossConfig, over_nouns: NameLosses | None = None) -> Losses:
     """Compare what a batch's phrases found with the truth; ``over_nouns`` come from ``name_losses``."""
     pixels, dice = map_losses(answers.maps, batch.target.float() / 255.0, batch.weight, config.hard)
     known = batch.presence >= 0

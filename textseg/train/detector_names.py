@@ -103,7 +103,9 @@ class NameVocabulary:
         return self._known[exhaustive]
 
 
-def _grouped(solid: NDArray[np.bool_], doubtful: NDArray[np.bool_]) -> tuple[NDArray[np.int16], list[NDArray[np.int64]]]:
+def _grouped(
+    solid: NDArray[np.bool_], doubtful: NDArray[np.bool_]
+) -> tuple[NDArray[np.int16], list[NDArray[np.int64]]]:
     """Number the (h, w) places by the set of things that cover them, the commonest sets first; and those sets.
 
     Both arguments are bool (K, h, w). Places of doubt, and those of sets beyond the first ``GROUPS``, get -1.
@@ -112,9 +114,7 @@ def _grouped(solid: NDArray[np.bool_], doubtful: NDArray[np.bool_]) -> tuple[NDA
     flat = solid.reshape(count, shape[0] * shape[1])
     keys = (flat * _HASH[:count, None]).sum(axis=0, dtype=np.uint64)  # (h·w,), one number a set
     sure = ~doubtful.any(axis=0).ravel()
-    found, first, inverse, sizes = np.unique(
-        keys[sure], return_index=True, return_inverse=True, return_counts=True
-    )
+    found, first, inverse, sizes = np.unique(keys[sure], return_index=True, return_inverse=True, return_counts=True)
     order = np.argsort(-sizes, kind="stable")
     rank = np.empty(len(found), np.int64)
     rank[order] = np.arange(len(found))
