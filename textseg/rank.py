@@ -177,12 +177,13 @@ def _presence(proposals: Proposals) -> Float:
 def fuse(parts: Mapping[str, Float], config: RankConfig) -> Float:
     """Return float32 (M,): sigmoid(bias + sum of weight x log-odds(part)), missing parts at their stand-in."""
     bias = config.weights.get("bias", 0.0)
-    logits = [config.weights.get(name, 0.0) * log_odds(_filled(name, parts[name], config)) for name in parts]
+    logits = [config.weights.get(name, 0.0) * filled_log_odds(name, parts[name], config) for name in parts]
     return np.asarray(1.0 / (1.0 + np.exp(-(bias + np.sum(logits, axis=0)))), dtype=np.float32)
 
 
-def _filled(name: str, values: Float, config: RankConfig) -> Float:
-    return np.where(np.isnan(values), np.float32(config.missing.get(name, 0.5)), values)
+def filled_log_odds(name: str, values: Float, config: RankConfig) -> Float:
+    """Return the log-odds of a part's values, its stand-in where they are NaN."""
+    return log_odds(np.where(np.isnan(values), np.float32(config.missing.get(name, 0.5)), values))
 
 
 def log_odds(values: Float) -> Float:

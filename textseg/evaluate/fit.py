@@ -2,7 +2,8 @@
 
 Candidates of one half of the validation pictures (even positions) are fitted, the other half is reported.
 A candidate is good when it overlaps what the phrase means (together or one thing of it) by IoU 0.5; phrases
-that are absent give bad ones only.
+that are absent give bad ones only. From the weights that tell good from bad candidates best, `tune` goes on to those
+whose choices are worth most.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from textseg.evaluate import metrics, photo_pages, scene_pages
 from textseg.evaluate.collect import Row, collect, stack
 from textseg.evaluate.logistic import fit_logistic
 from textseg.evaluate.pages import Material, Page
+from textseg.evaluate.tune import Aim, calibrated, tune
 from textseg.pipeline import Pipeline
 from textseg.rank import LOG_ODDS_LIMIT, PARTS, RankConfig, fuse, log_odds
 from textseg.types import Bool, Float
@@ -108,7 +110,10 @@ def fit_rows(
     """
     fitting, reporting = halves(rows)
     values, overlaps = stack(fitting)
-    config = _weights(values, overlaps >= GOOD_IOU, base, parts)
+    good = overlaps >= GOOD_IOU
+    config = _weights(values, good, base, parts)
+    weights = tune(Aim(fitting, config, absent_weight), config.weights, parts)
+    config = calibrated(values, good, config, weights)
     curve = threshold_curve(fitting, config)
     best = max(curve, key=lambda point: (1 - absent_weight) * point.iou + absent_weight * point.not_there)
     config = replace(config, threshold=best.threshold)

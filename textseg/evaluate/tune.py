@@ -1,0 +1,147 @@
+"""Weights by what counts: the IoU of what is accepted, and "not there" where it is due.
+
+``fit_logistic`` makes the score a probability that one mask is good. Which masks win, and whether a phrase gets any, is
+another question: a phrase's candidates compete with each other, and a part that says nothing of one mask against the
+next ("is it there at all?") decides it. So the weights are moved, one at a time, as long as the aim rises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from textseg.evaluate.collect import Row
+from textseg.evaluate.logistic import fit_logistic
+from textseg.rank import PARTS, RankConfig, filled_log_odds
+from textseg.types import Bool, Float, Int, UInt8
+
+STEPS = (-0.4, -0.2, -0.1, -0.05, 0.05, 0.1, 0.2, 0.4)
+"""How far a weight is moved, as a share of the sum of all."""
+
+ROUNDS = 6
+_LEAST_GAIN = 2e-4
+_LEVELS = 60
+
+
+@dataclass(frozen=True)
+class _Contest:
+    """One phrase's M candidates, ready to be ranked by any scores.
+
+    Attributes:
+        odds: float64 (M, parts), log-odds, stand-ins filled in.
+        conflict: bool (M, M), whether one that won keeps the other out.
+        packed: uint8 (M, bytes), the masks; truth, ignore: uint8 (bytes,), None where there are none.
+        set: which set the phrase counts for; present: whether it means anything.
+    """
+
+    odds: Float
+    conflict: Bool
+    packed: UInt8
+    truth: UInt8 | None
+    ignore: UInt8 | None
+    set: str
+    present: bool
+
+    @classmethod
+    def of(cls, row: Row, config: RankConfig) -> _Contest:
+        """Prepare a row; candidates without a pixel are left out."""
+        h, w = row.grid_hw
+        solid = np.flatnonzero(np.bitwise_count(row.masks_packed).sum(axis=1, dtype=np.int64) > 0)
+        packed = row.masks_packed[solid]
+        flat = np.unpackbits(packed, axis=1, count=h * w).astype(np.float32)  # (M, h·w)
+        shared, sizes = flat @ flat.T, flat.sum(axis=1)
+        iou = shared / (sizes[:, None] + sizes[None] - shared)
+        inside = shared / np.minimum(sizes[:, None], sizes[None])
+        prompts = row.prompt_index[solid]
+        conflict = (iou >= config.duplicate_iou) | (inside >= config.contained) | (prompts[:, None] == prompts[None])
+        parts = {name: row.parts[solid, i] for i, name in enumerate(PARTS)}
+        odds = np.stack([filled_log_odds(name, parts[name], config) for name in PARTS], axis=1).astype(np.float64)
+        return cls(odds, conflict, packed, row.truth_packed, row.ignore_packed, row.set, row.present)
+
+    def outcome(self, scores: Float) -> tuple[Float, Float]:
+        """Return the scores of the masks that win, best first, and the IoU of their growing union; (K,) each."""
+        winners: list[int] = []
+        out = np.zeros(len(scores), np.bool_)
+        for i in np.argsort(-scores, kind="stable").tolist():
+            if not out[i]:
+                winners.append(i)
+                out |= self.conflict[i]
+        unions = np.bitwise_or.accumulate(self.packed[winners], axis=0)
+        if self.truth is None:
+            return scores[winners], np.zeros(len(winners))
+        known = np.uint8(255) if self.ignore is None else ~self.ignore
+        both, either = (unions & self.truth) & known, (unions | self.truth) & known
+        return scores[winners], _bits(both) / np.maximum(_bits(either), 1)
+
+
+def _bits(packed: UInt8) -> Int:
+    return np.bitwise_count(packed).sum(axis=1, dtype=np.int64)
+
+
+class Aim:
+    """What weights are worth: mean union IoU of present phrases (sets alike) and the share of rightly empty answers.
+
+    Args:
+        rows: of phrases whose masks are known.
+        config: stand-ins and overlaps.
+        absent_weight: what an empty answer counts beside an IoU, 0..1.
+    """
+
+    def __init__(self, rows: Sequence[Row], config: RankConfig, absent_weight: float) -> None:
+        self.contests = [_Contest.of(row, config) for row in rows if row.has_masks]
+        self.absent_weight = absent_weight
+
+    def __call__(self, weights: Float) -> float:
+        """Return the aim at the best threshold; weights are (parts,)."""
+        answers = [contest.outcome(contest.odds @ weights) for contest in self.contests]
+        best = [float(scores[0]) for scores, _ in answers if len(scores)]
+        if not best:
+            return 0.0
+        levels = np.quantile(best, np.linspace(0, 1, _LEVELS))
+        ious: dict[str, list[Float]] = {}
+        empty: list[Bool] = []
+        for contest, (scores, unions) in zip(self.contests, answers, strict=True):
+            kept = (scores[None] >= levels[:, None]).sum(axis=1)  # (levels,)
+            if contest.present:
+                ious.setdefault(contest.set, []).append(np.append(0.0, unions)[kept])
+            else:
+                empty.append(kept == 0)
+        found = np.mean([np.mean(one, axis=0) for one in ious.values()], axis=0) if ious else np.zeros(_LEVELS)
+        gone = np.mean(empty, axis=0) if empty else np.ones(_LEVELS)
+        return float(((1 - self.absent_weight) * found + self.absent_weight * gone).max())
+
+
+def tune(aim: Aim, weights: Mapping[str, float], parts: Sequence[str] = PARTS) -> dict[str, float]:
+    """Move the weights of some parts, one at a time, for as long as the aim rises; the sum of all is kept."""
+    now = np.array([weights.get(name, 0.0) for name in PARTS])
+    total = now.sum()
+    reached = aim(now)
+    for _ in range(ROUNDS):
+        before = reached
+        for part in (PARTS.index(name) for name in parts):
+            tried = [now + step * total * (np.arange(len(PARTS)) == part) for step in STEPS]
+            tried = [one * total / one.sum() for one in tried if one[part] >= 0 and one.sum() > 0]
+            values = [aim(one) for one in tried]
+            if values and max(values) > reached + _LEAST_GAIN:
+                reached, now = max(values), tried[int(np.argmax(values))]
+        if reached <= before:
+            break
+    return dict(zip(PARTS, now.tolist(), strict=True))
+
+
+def calibrated(values: Float, good: Bool, config: RankConfig, weights: Mapping[str, float]) -> RankConfig:
+    """Scale the weights so that the score is again the probability that a mask is good.
+
+    Args:
+        values: (N, parts), the candidates' parts.
+        good: bool (N,).
+        config: stand-ins.
+        weights: of the parts.
+    """
+    parts = [filled_log_odds(name, values[:, i], config) for i, name in enumerate(PARTS)]
+    logit = np.stack(parts, axis=1) @ np.array([weights[name] for name in PARTS])
+    scale, bias = fit_logistic(logit[:, None].astype(np.float64), good.astype(float), nonnegative=np.ones(1, bool))
+    table = {name: round(float(scale[0]) * weights[name], 4) for name in PARTS}
+    return replace(config, weights={"bias": round(bias, 4), **table})
