@@ -223,7 +223,7 @@ def measure_exactness(size: str, number_of_pictures: int) -> dict[str, Any]:
                 full = geometry.upscale_masks(got.logits[0], got.frame)
                 worst = kinds.setdefault(kind, {"logits": 0.0, "predicted IoU": 0.0, "least IoU": 1.0})
                 worst["logits"] = max(worst["logits"], float(np.abs(got.logits[0] - logits).max()))
-                apart = float(np.abs(got.predicted_iou[0] - iou.clip(0, 1)).max())
+                apart = float(np.abs(got.predicted_iou[0] - iou).max())
                 worst["predicted IoU"] = max(worst["predicted IoU"], apart)
                 worst["least IoU"] = min(worst["least IoU"], float(iou_of(full, masks).min()))
                 out["greatest logit"] = max(out["greatest logit"], float(np.abs(logits).max()))

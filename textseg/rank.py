@@ -145,7 +145,7 @@ def score(
     parts = {
         "detector": proposals.scores[proposal_index].astype(np.float32),
         "presence": _presence(proposals)[proposal_index],
-        "sam_iou": candidates.predicted_iou.reshape(-1),
+        "sam_iou": candidates.predicted_iou.reshape(-1).clip(0, 1),
         "stability": geometry.stability(candidates.logits, candidates.frame).reshape(-1).astype(np.float32),
         "clip": np.full(p * c, np.nan, np.float32),
         "agreement": _agreement(masks, proposals, proposal_index, image.size_hw),

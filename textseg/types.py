@@ -263,7 +263,7 @@ class Candidates:
 
     Attributes:
         logits: float32 (P, C, h, w) low-resolution mask logits over the model's padded input frame.
-        predicted_iou: float32 (P, C), the segmenter's own estimate of each mask's IoU, clipped to 0..1.
+        predicted_iou: float32 (P, C), the segmenter's own estimate of each mask's IoU, not clipped: it may pass 1.
         frame: how the model's input relates to the picture; ``geometry.upscale_logits`` uses it.
     """
 

@@ -193,7 +193,7 @@ class SamSegmenter:
                 for index, tensors in parts:
                     low, quality = self.network.masks(features, tensors, prompts.multimask, picture)
                     logits[index] = low.float().cpu().numpy()
-                    iou[index] = quality.float().clamp(0, 1).cpu().numpy()
+                    iou[index] = quality.float().cpu().numpy()
         return Candidates(logits, iou, self.network.logits_frame(embedding.frame))
 
     def feed_back(self, embedding: Embedding, prompts: Prompts, logits: Float) -> Candidates:

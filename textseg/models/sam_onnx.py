@@ -269,7 +269,7 @@ class OnnxSegmenter:
             parts = sam_prompts.chunks(prompts, embedding.frame, self.mask_hw, _CHUNK, cpu, raw_masks=raw_masks)
             for index, tensors in parts:
                 low, quality = self.decoder.run(list(OUTPUTS), {"image": image, **self._inputs(tensors)})
-                logits[index], iou[index] = low[:, wanted], quality[:, wanted].clip(0, 1)
+                logits[index], iou[index] = low[:, wanted], quality[:, wanted]
         return Candidates(logits, iou, embedding.frame)
 
     def _inputs(self, prompts: PromptTensors) -> dict[str, np.ndarray]:
