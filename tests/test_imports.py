@@ -25,6 +25,7 @@ ORDER = [
     "prompt",
     "segment",
     "rank",
+    "choose",
     "result",
     "pipeline",
 ]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from textseg import rank
+from textseg import choose, rank
 from textseg.errors import ConfigError
 from textseg.rank import RankConfig
 from textseg.types import Candidates, Frame, Image, Phrase, Prompts, Proposals, Query
@@ -44,7 +44,7 @@ def stages(
 def run(q: Query, config: RankConfig, *args: object) -> tuple[rank.Scored, object, object]:
     proposals, prompts, candidates = stages(*args)  # type: ignore[arg-type]
     scored = rank.score(IMAGE, q, proposals, prompts, candidates, None, config)
-    return scored, *rank.select(scored, q, config)
+    return scored, *choose.select(scored, q, config)
 
 
 def test_no_candidate_is_an_empty_answer() -> None:
@@ -106,7 +106,7 @@ def test_an_empty_mask_never_wins() -> None:
 def test_thresholds_can_differ_by_phrase() -> None:
     q = query("cat", "dog")
     scored, _, _ = run(q, DETECTOR_ONLY, [[LEFT], [RIGHT]], [0.4, 0.4], [0, 1])
-    accepted, _ = rank.select(scored, q, DETECTOR_ONLY, np.array([0.3, 0.5]))
+    accepted, _ = choose.select(scored, q, DETECTOR_ONLY, np.array([0.3, 0.5]))
     assert accepted.labels == ("cat",)
 
 
@@ -172,7 +172,7 @@ def test_clip_sees_the_masked_crop_and_contrasts_phrases() -> None:
     assert clip[0] > 0.9
     assert clip[1] < 0.1
     assert clip[2] < 0.1
-    accepted, _ = rank.select(scored, q, config)
+    accepted, _ = choose.select(scored, q, config)
     assert accepted.labels == ("red car",)
     np.testing.assert_array_equal(accepted.masks[0], LEFT)
 

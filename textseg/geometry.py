@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from textseg.errors import PromptError, ShapeError
+from textseg.matmul import matmul
 from textseg.types import Bool, Float, Frame, Int
 
 _PIXELS_PER_BLOCK = 1 << 18  # mask_iou casts at most so many pixels of each mask to float32 at once
@@ -294,7 +295,7 @@ def _overlaps(a: Bool, b: Bool) -> tuple[npt.NDArray[np.float64], ...]:
     shared = np.zeros((len(a), len(b)))
     for start in range(0, pixels, _PIXELS_PER_BLOCK):
         block = slice(start, start + _PIXELS_PER_BLOCK)  # float32 counts are exact below 2**24
-        shared += flat_a[:, block].astype(np.float32) @ flat_b[:, block].astype(np.float32).T  # (N, M)
+        shared += matmul(flat_a[:, block].astype(np.float32), flat_b[:, block].astype(np.float32).T)  # (N, M)
     return shared, np.count_nonzero(flat_a, axis=1).astype(float), np.count_nonzero(flat_b, axis=1).astype(float)
 
 

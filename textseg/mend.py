@@ -13,9 +13,10 @@ from dataclasses import replace
 import numpy as np
 
 from textseg import draw, geometry
+from textseg.choose import Choice
 from textseg.errors import ConfigError, PromptError
 from textseg.pipeline import OpenPicture
-from textseg.rank import Choice, Scored
+from textseg.rank import Scored
 from textseg.result import Result
 from textseg.types import Bool, Candidates, Float, Query
 

@@ -18,11 +18,12 @@ import numpy as np
 from textseg import image as images
 from textseg import language
 from textseg.cache import EmbeddingCache
+from textseg.choose import choose
 from textseg.errors import ConfigError, PromptError, TextsegError
 from textseg.everything.options import EverythingOptions
 from textseg.prompt import PromptConfig, build_prompts, text_tokens, user_prompts
 from textseg.propose import ProposeConfig, propose, user_proposals
-from textseg.rank import RankConfig, choose, score
+from textseg.rank import RankConfig, score
 from textseg.result import Result
 from textseg.segment import SegmentConfig, segment
 from textseg.types import (

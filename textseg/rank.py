@@ -1,12 +1,12 @@
-"""Fourth stage: fuse every score part into one calibrated score, choose, de-duplicate, say "not there".
+"""Fourth stage: give each candidate its score parts and fuse them into one calibrated score.
 
-``score`` gives each candidate its parts and the fused score; nothing is thrown away there. ``select``
-makes the choice from what ``score`` returned, so that another threshold costs no model call.
+Nothing is thrown away here: `choose` makes the choice from what ``score`` returned, so that another threshold costs
+no model call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -15,8 +15,9 @@ import numpy as np
 from textseg import geometry
 from textseg.crops import masked_crops
 from textseg.errors import ConfigError, nearest
+from textseg.matmul import matmul
 from textseg.propose import place_in_phrase
-from textseg.types import Bool, Candidates, Float, Image, ImageTextEncoder, Int, Prompts, Proposals, Query, Segments
+from textseg.types import Bool, Candidates, Float, Image, ImageTextEncoder, Int, Prompts, Proposals, Query
 from textseg.vocabulary import Vocabulary
 
 PARTS = ("detector", "presence", "sam_iou", "stability", "clip", "agreement")
@@ -150,7 +151,7 @@ def score(
         "clip": np.full(p * c, np.nan, np.float32),
         "agreement": _agreement(masks, proposals, proposal_index, image.size_hw),
     }
-    areas = _flat(masks).mean(axis=1)
+    areas = masks.mean(axis=(1, 2), dtype=np.float32)
     if clip is not None and p and any(phrase.prompt for phrase in query.phrases):
         shown = _worth_showing(fuse(parts, config), areas, phrase_index, prompt_index, config)
         seen = _clip_part(image, query, masks, shown, phrase_index, clip, config)
@@ -191,120 +192,6 @@ def log_odds(values: Float) -> Float:
     tiny = 1.0 / (1.0 + np.exp(LOG_ODDS_LIMIT))
     p = np.clip(values, tiny, 1.0 - tiny)
     return np.asarray(np.log(p / (1.0 - p)), dtype=np.float32)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which candidates won and which lost.
-
-    Attributes:
-        accepted: int64 (K,) indices into ``Scored``: in the order of the phrases, best first within each.
-        rejected: int64 (R,) indices, best first; how many, says ``RankConfig.max_rejected``.
-        reasons: M strings, why each candidate lost; "" for the winners.
-    """
-
-    accepted: Int
-    rejected: Int
-    reasons: tuple[str, ...]
-
-
-def choose(scored: Scored, query: Query, config: RankConfig, thresholds: Float | None = None) -> Choice:
-    """Judge the candidates best first; no model runs and no mask is upscaled.
-
-    Args:
-        scored: what ``score`` returned.
-        query: the phrases.
-        config: thresholds and overlaps.
-        thresholds: float (phrases,), a threshold for each phrase; None uses ``config.threshold`` for all.
-    """
-    limits = np.full(len(query), config.threshold, np.float32) if thresholds is None else np.asarray(thresholds)
-    order = np.argsort(-scored.scores, kind="stable")
-    reasons = _reasons(scored, query, order, limits, config)
-    accepted = [int(i) for i in order if not reasons[i]]
-    accepted.sort(key=lambda i: int(scored.phrase_index[i]))  # stable: best first stays within a phrase
-    lost = [int(i) for i in order if reasons[i]]
-    closest = {int(scored.phrase_index[i]): i for i in reversed(lost)}  # each phrase's best that lost is always kept
-    kept = {*lost[: config.max_rejected], *closest.values()}
-    rejected = [i for i in lost if i in kept] if config.max_rejected else []
-    return Choice(np.array(accepted, np.int64), np.array(rejected, np.int64), tuple(reasons))
-
-
-def segments(scored: Scored, query: Query, index: Int, reasons: Sequence[str]) -> Segments:
-    """Return the candidates ``index`` as masks at the original size, with all they carry."""
-    logits = scored.candidates.logits[scored.prompt_index[index], scored.mask_index[index]]  # (K, h, w)
-    masks = geometry.upscale_masks(logits, scored.candidates.frame)
-    return Segments(
-        masks,
-        geometry.mask_boxes(masks),
-        scored.scores[index],
-        tuple(query.phrases[int(scored.phrase_index[i])].text for i in index),
-        scored.phrase_index[index],
-        {name: values[index] for name, values in scored.parts.items()},
-        scored.proposal_index[index],
-        scored.prompt_index[index],
-        scored.mask_index[index],
-        tuple(scored.sources[i] for i in index),
-        tuple(reasons[i] for i in index),
-    )
-
-
-def select(
-    scored: Scored, query: Query, config: RankConfig, thresholds: Float | None = None
-) -> tuple[Segments, Segments]:
-    """Return the accepted and the rejected segments of ``choose``, masks at the original size."""
-    choice = choose(scored, query, config, thresholds)
-    accepted = segments(scored, query, choice.accepted, choice.reasons)
-    return accepted, segments(scored, query, choice.rejected, choice.reasons)
-
-
-def _reasons(scored: Scored, query: Query, order: Int, limits: Float, config: RankConfig) -> list[str]:
-    """Return why each candidate loses, "" for those that win; candidates are judged best first."""
-    height, width = scored.candidates.frame.original_hw
-    reasons = [""] * len(scored)
-    winners: list[int] = []
-    flat = _flat(scored.masks)
-    sizes = flat.sum(axis=1)
-    for i in order:
-        limit = limits[scored.phrase_index[i]]
-        if sizes[i] == 0:
-            reasons[i] = "empty mask"
-        elif scored.areas[i] * height * width < config.min_area:
-            reasons[i] = f"smaller than {config.min_area} pixels"
-        elif scored.scores[i] < limit:
-            reasons[i] = f"score {scored.scores[i]:.2f} below the threshold {limit:.2f}"
-        else:
-            reasons[i] = _overlap_reason(scored, query, int(i), winners, flat, sizes, config)
-        if not reasons[i]:
-            winners.append(int(i))
-    return reasons
-
-
-def _overlap_reason(
-    scored: Scored, query: Query, i: int, winners: list[int], flat: Float, sizes: Float, config: RankConfig
-) -> str:
-    """Return the reason if candidate ``i`` repeats a better one that was already accepted."""
-    if not winners:
-        return ""
-    shared = flat[winners] @ flat[i]
-    iou = shared / (sizes[winners] + sizes[i] - shared)
-    inside = shared / np.minimum(sizes[i], sizes[winners])
-    for j, overlap, contained in zip(winners, iou, inside, strict=True):
-        if scored.prompt_index[j] == scored.prompt_index[i]:
-            return "another mask of the same prompt scored higher"
-        if scored.phrase_index[j] == scored.phrase_index[i]:
-            if overlap >= config.duplicate_iou:
-                return f"duplicate of a better mask (IoU {overlap:.2f})"
-            if contained >= config.contained:
-                return f"part of a better mask, or around it ({contained:.0%} shared)"
-        elif overlap >= config.cross_phrase_iou:
-            label = query.phrases[int(scored.phrase_index[j])].text
-            return f"the same object scored higher as {label!r} (IoU {overlap:.2f})"
-    return ""
-
-
-def _flat(masks: Bool) -> Float:
-    """Return float32 (M, h*w), ready for overlaps by matrix product."""
-    return masks.reshape(len(masks), masks.shape[1] * masks.shape[2]).astype(np.float32)
 
 
 def _agreement(masks: Bool, proposals: Proposals, proposal_index: Int, size_hw: tuple[int, int]) -> Float:
@@ -371,7 +258,7 @@ def _clip_part(
     contrasts = _contrasts(query, texts, clip, config)
     for row, m in enumerate(shown):
         own = int(phrase_index[m])
-        gap = clip.logit_scale * (contrasts[own] @ pictures[row] - texts[own] @ pictures[row])
+        gap = clip.logit_scale * (matmul(contrasts[own], pictures[row]) - texts[own] @ pictures[row])
         out[m] = np.exp(np.minimum(gap, 50.0)).sum() ** (1.0 / config.clip_temperature)  # odds against the phrase
     return 1.0 / (1.0 + out)
 
@@ -383,7 +270,7 @@ def _contrasts(query: Query, texts: Float, clip: ImageTextEncoder, config: RankC
     nouns that the phrase does not mean.
     """
     backgrounds = clip.encode_text(config.backgrounds)  # (B, D)
-    different = texts @ texts.T < config.synonym_similarity  # (Q, Q)
+    different = matmul(texts, texts.T) < config.synonym_similarity  # (Q, Q)
     rivals = different & _of_other_groups(query)  # (Q, Q): which phrases contrast with which
     vocabulary = clip.vocabulary if isinstance(clip, KnowsNouns) else None
     found = []
@@ -393,7 +280,7 @@ def _contrasts(query: Query, texts: Float, clip: ImageTextEncoder, config: RankC
             contrast.append(clip.encode_text(phrase.negatives))
         if vocabulary is not None:
             nouns = vocabulary.embeddings[vocabulary.rivals(phrase.prompt)]
-            contrast.append(nouns[nouns @ texts[own] < config.synonym_similarity])
+            contrast.append(nouns[matmul(nouns, texts[own]) < config.synonym_similarity])
         found.append(np.concatenate(contrast))
     return found
 

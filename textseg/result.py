@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from textseg.choose import Choice, choose, segments
 from textseg.errors import ConfigError
-from textseg.rank import Choice, RankConfig, Scored, choose, segments
+from textseg.rank import RankConfig, Scored
 from textseg.types import Bool, Float, Image, Int, Query, Segments, UInt8
 
 if TYPE_CHECKING:

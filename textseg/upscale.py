@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from textseg.matmul import matmul
 from textseg.types import Float, Frame, Int
 
 _TILE = 128  # pixels of the original picture
@@ -132,12 +133,12 @@ class Upscaler:
         """Return the upscaled logits of some columns and rows, transposed: float32 (columns, rows)."""
         across, low_x = self._cols.matrix(xs)
         used = self._rows.sources(ys)
-        half = across @ logits[used, low_x].T  # (columns, low rows)
+        half = matmul(across, logits[used, low_x].T)  # (columns, low rows)
         out = np.empty((len(across), ys.stop - ys.start), np.float32)
         for tile in _tiles(ys):
             down, low_y = self._rows.matrix(tile)
             part = half[:, low_y.start - used.start : low_y.stop - used.start]
-            np.matmul(part, down.T, out=out[:, tile.start - ys.start : tile.stop - ys.start])
+            out[:, tile.start - ys.start : tile.stop - ys.start] = matmul(part, down.T)
         return out
 
 

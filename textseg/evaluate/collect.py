@@ -13,10 +13,11 @@ import cv2
 import numpy as np
 
 from textseg import geometry, language
+from textseg.choose import select
 from textseg.evaluate import metrics
 from textseg.evaluate.pages import Ask, Page
 from textseg.pipeline import Pipeline
-from textseg.rank import PARTS, RankConfig, Scored, select
+from textseg.rank import PARTS, RankConfig, Scored
 from textseg.result import Result
 from textseg.train.data import LabelledObject
 from textseg.train.detector_targets import PAIRED, split_pairs

@@ -10,6 +10,7 @@ import numpy as np
 from textseg.crops import masked_crops
 from textseg.errors import ConfigError
 from textseg.everything.records import Everything
+from textseg.matmul import matmul
 from textseg.types import Float, ImageTextEncoder, Query
 
 _CROPS = 32  # at a time
@@ -55,7 +56,7 @@ def name_masks(found: Everything, query: Query, clip: ImageTextEncoder, options:
     for start in range(0, len(found), _CROPS):
         rows = np.arange(start, min(start + _CROPS, len(found)))
         pictures = clip.encode_images(_crops(found, rows, options))
-        probability = _softmax(np.float32(clip.logit_scale) * pictures @ texts.T)  # (n, Q + B)
+        probability = _softmax(np.float32(clip.logit_scale) * matmul(pictures, texts.T))  # (n, Q + B)
         share[rows] = probability[:, : len(query)]
         named[rows] = probability.argmax(axis=1) < len(query)
     best = share.argmax(axis=1) if len(query) else np.zeros(0, np.int64)

@@ -14,12 +14,13 @@ import numpy as np
 
 from textseg import geometry
 from textseg.cache import EmbeddingCache
+from textseg.choose import select
 from textseg.errors import ConfigError, PromptError, TextsegError
 from textseg.label.items import Item
 from textseg.label.ontology import Ontology
 from textseg.label.records import Failed, Labelled, NewMask
 from textseg.pipeline import Pipeline
-from textseg.rank import RankConfig, Scored, select
+from textseg.rank import RankConfig, Scored
 from textseg.result import Result
 from textseg.types import Bool, Image, Int, Phrase, Query, Segments
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from textseg.models import onednn
 from textseg.models.sam_passes import Picture, Reader, Writer, blocks, heads, linear, norm, shared_read
 
 _DRAW_TOKENS = {"cpu": 1024, "cuda": 1 << 18}
@@ -127,9 +128,12 @@ class FastDecoder:
         return reader.answer()
 
     def _pass(self, image: Tensor, writer: Writer, reader: Reader, whole: bool) -> Tensor:
-        """Return the picture (N, S, D) as the writer changes (N or 1, S, D); the reader sees the new one."""
+        """Return the picture (N, S, D) as the writer changes (N or 1, S, D); the reader sees the new one.
+
+        A picture that is no longer shared is changed in place: fresh memory costs more than the products.
+        """
         n = reader.shape[0]
-        out = image.new_empty(0 if whole else n, *image.shape[1:])
+        out = image if writer.picture is None or whole else image.new_empty(n, *image.shape[1:])
         for block in blocks(image, n, whole=whole):
             position = self.position[:, block]
             new = writer.change(image[:, block], position, block)
@@ -176,10 +180,10 @@ class FastDecoder:
         n, s, _ = image.shape
         after = self.decoder.upscale_layer_norm
         weight, bias = after.weight.to(self.dtype), after.bias.to(self.dtype)
-        fine = F.linear(image.to(self.dtype), *self._first).view(n, 4 * s, -1)  # 2 × 2 pixels a token
+        fine = onednn.linear(image.to(self.dtype), *self._first).view(n, 4 * s, -1)  # 2 × 2 pixels a token
         fine = F.gelu(F.layer_norm(fine, fine.shape[-1:], weight, bias, after.eps))
-        finest = F.gelu(F.linear(fine, *self._second)).view(n, 16 * s, -1)  # 4 × 4 pixels a token
-        logits = torch.bmm(finest, brushes.to(finest.dtype)).float()  # (n, 16 s, C)
+        finest = onednn.linear(fine, *self._second, gelu=True).view(n, 16 * s, -1)  # 4 × 4 pixels a token
+        logits = onednn.bmm(finest, brushes.to(finest.dtype)).float()  # (n, 16 s, C)
         logits = logits.view(n, s // width, width, 2, 2, 2, 2, -1)  # rows, columns, then (y, x) of 2 and of 1 pixel
         logits = logits.permute(0, 7, 1, 3, 5, 2, 4, 6)
         return logits.reshape(n, logits.shape[1], s // width, 4, width, 4)

@@ -7,6 +7,7 @@ positions. Where the time of the plain encoder goes beside its matrix products, 
   be copied before the attention can use it: a quarter of the time. Here they are made for some rows at a time, in
   the cache.
 - It projects the padding of the last windows (a sixth of the tokens), which is the bias alone.
+- Its float32 products go through MKL, which on AMD's processors takes twice oneDNN's time (``onednn``).
 
 The answers equal those of ``SamVisionEncoder`` to float32 rounding.
 """
@@ -16,8 +17,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.activations import GELUActivation
+
+from textseg.models.onednn import linear, usable
 
 _BIAS_ELEMENTS = 1 << 21
 """How many relative positions are held at a time (8 MiB in float32)."""
@@ -30,24 +34,34 @@ def encode(encoder: Any, pixels: Tensor) -> Tensor:
         hidden = hidden + encoder.pos_embed
     for layer in encoder.layers:
         hidden = hidden + _attention(layer, layer.layer_norm1(hidden))
-        hidden = hidden + layer.mlp(layer.layer_norm2(hidden))
+        hidden = hidden + _mlp(layer.mlp, layer.layer_norm2(hidden))
     out: Tensor = encoder.neck(hidden)
     return out
+
+
+def _mlp(mlp: Any, hidden: Tensor) -> Tensor:
+    if not isinstance(mlp.act, GELUActivation):
+        return mlp(hidden)  # type: ignore[no-any-return]
+    return _linear(mlp.lin2, linear(hidden, mlp.lin1.weight, mlp.lin1.bias, gelu=True))
+
+
+def _linear(layer: nn.Linear, hidden: Tensor) -> Tensor:
+    return linear(hidden, layer.weight, layer.bias)
 
 
 def _attention(layer: Any, hidden: Tensor) -> Tensor:
     """Return a layer's attention on (1, h, w, E), over the whole picture or within windows."""
     attention, size = layer.attn, int(layer.window_size)
-    qkv = attention.qkv(hidden)  # (1, h, w, 3 E)
+    qkv = _linear(attention.qkv, hidden)  # (1, h, w, 3 E)
     if not size:
         mixed = _attend(attention, qkv)
-        return attention.proj(mixed)  # type: ignore[no-any-return]
+        return _linear(attention.proj, mixed)
     height, width = hidden.shape[1:3]
     windows = _windows(qkv, attention.qkv.bias, size)  # (n, size, size, 3 E)
     mixed = _attend(attention, windows)
     rows, columns = -(-height // size), -(-width // size)
     mixed = mixed.view(rows, columns, size, size, -1).transpose(1, 2).reshape(1, rows * size, columns * size, -1)
-    return attention.proj(mixed[:, :height, :width])  # type: ignore[no-any-return]
+    return _linear(attention.proj, mixed[:, :height, :width])
 
 
 def _windows(qkv: Tensor, bias: Tensor | None, size: int) -> Tensor:
@@ -71,19 +85,49 @@ def _attend(attention: Any, qkv: Tensor) -> Tensor:
         mixed = F.scaled_dot_product_attention(query, key, value)
         return mixed.transpose(1, 2).reshape(n, h, w, -1)
     down, across = _relative(attention, query.reshape(n * heads, h, w, -1))  # (n heads, h w, h), (n heads, h w, w)
-    parts = [tensor.reshape(n * heads, 1, h * w, -1) for tensor in (query, key, value)]
+    parts = [tensor.reshape(n * heads, h * w, -1).contiguous() for tensor in (query, key, value)]
+    large = (h * w) ** 2 > _BIAS_ELEMENTS and usable(qkv)
+    out = (_attend_in_rows if large else _attend_in_grids)(*parts, down, across)
+    return out.view(n, heads, h * w, -1).transpose(1, 2).reshape(n, h, w, -1)
+
+
+def _attend_in_rows(query: Tensor, key: Tensor, value: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """Return (m, h w, d): attention within m large grids, some rows of the scores at a time, by oneDNN's products.
+
+    Args:
+        query, key, value: (m, h w, d).
+        down: (m, h w, h); across: (m, h w, w): what a query adds for each row and for each column of keys.
+    """
+    out, (m, places, width) = torch.empty_like(query), query.shape
+    step = max(1, _BIAS_ELEMENTS // places)
+    for grid in range(m):
+        columns = value[grid].t().contiguous()
+        for start in range(0, places, step):
+            rows = slice(start, start + step)
+            scores = linear(query[grid, rows] * width**-0.5, key[grid])  # (rows, h w)
+            placed = scores.view(len(scores), down.shape[2], across.shape[2])
+            placed += down[grid, rows, :, None]
+            placed += across[grid, rows, None, :]
+            out[grid, rows] = linear(scores.softmax(dim=-1), columns)
+    return out
+
+
+def _attend_in_grids(query: Tensor, key: Tensor, value: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """As ``_attend_in_rows``, for any tensors, and faster for small grids: some of them at a time, by torch."""
+    m, places, _ = query.shape
+    parts = [tensor[:, None] for tensor in (query, key, value)]  # (m, 1, h w, d)
     out = torch.empty_like(parts[0])
-    grids = max(1, _BIAS_ELEMENTS // (h * w) ** 2)
-    step = max(1, min(h * w, _BIAS_ELEMENTS // (h * w)))
-    for first in range(0, n * heads, grids):
+    grids = max(1, _BIAS_ELEMENTS // places**2)
+    step = max(1, min(places, _BIAS_ELEMENTS // places))
+    for first in range(0, m, grids):
         some = slice(first, first + grids)
-        for start in range(0, h * w, step):
+        for start in range(0, places, step):
             rows = slice(start, start + step)
             bias = (down[some, rows, :, None] + across[some, rows, None, :]).flatten(2)[:, None]  # (g, 1, rows, h w)
             out[some, :, rows] = F.scaled_dot_product_attention(
                 parts[0][some, :, rows], parts[1][some], parts[2][some], attn_mask=bias
             )
-    return out.view(n, heads, h * w, -1).transpose(1, 2).reshape(n, h, w, -1)
+    return out[:, 0]
 
 
 def _relative(attention: Any, query: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from textseg.models.onednn import bmm
+
 _BLOCK_TOKENS = {"cpu": 2048, "cuda": 1 << 18}
 """How many of the picture's tokens (over all prompts) a block holds."""
 
@@ -68,12 +70,12 @@ class Reader:
 
     def add(self, placed: Tensor, block: Tensor) -> None:
         """Read a block: (N, s, D), with and without its position code, both in the products' dtype."""
-        scores = torch.bmm(self._carried, placed.transpose(1, 2)).float()  # (N, H*T, s)
+        scores = bmm(self._carried, placed.transpose(1, 2)).float()  # (N, H*T, s)
         most = scores.amax(dim=2, keepdim=True)
         if self._most is not None:
             most = torch.maximum(most, self._most)
         weights = torch.exp(scores - most)
-        total, mixed = weights.sum(dim=2, keepdim=True), torch.bmm(weights.to(self.dtype), block).float()
+        total, mixed = weights.sum(dim=2, keepdim=True), bmm(weights.to(self.dtype), block).float()
         if self._most is not None:
             fade = torch.exp(self._most - most)
             total, mixed = total + fade * self._sum, mixed + fade * self._mixed
@@ -135,9 +137,9 @@ class Writer:
             scores = scores.view(h, n, t, -1).transpose(0, 1).float()
         else:
             placed = (old + position).to(self.dtype).transpose(1, 2)
-            scores = (torch.bmm(self._key, placed).float() + self._constant).view(n, h, t, -1)
+            scores = (bmm(self._key, placed).float() + self._constant).view(n, h, t, -1)
         weights = scores.softmax(dim=2).reshape(n, h * t, -1).to(self.dtype)
-        return norm(self.layer_norm, old + torch.bmm(weights.transpose(1, 2), self._value).float())
+        return norm(self.layer_norm, old + bmm(weights.transpose(1, 2), self._value).float())
 
 
 def shared_read(attention: Any, query: Tensor, picture: Picture) -> Tensor:
