@@ -30,7 +30,7 @@ class _Contest:
     """One phrase's M candidates, ready to be ranked by any scores.
 
     Attributes:
-        odds: float64 (M, parts), log-odds, stand-ins filled in.
+        odds: float32 (M, parts), log-odds, stand-ins filled in.
         conflict: bool (M, M), whether one that won keeps the other out.
         packed: uint8 (M, bytes), the masks; truth, ignore: uint8 (bytes,), None where there are none.
         set: which set the phrase counts for; present: whether it means anything.
@@ -57,7 +57,7 @@ class _Contest:
         prompts = row.prompt_index[solid]
         conflict = (iou >= config.duplicate_iou) | (inside >= config.contained) | (prompts[:, None] == prompts[None])
         parts = {name: row.parts[solid, i] for i, name in enumerate(PARTS)}
-        odds = np.stack([filled_log_odds(name, parts[name], config) for name in PARTS], axis=1).astype(np.float64)
+        odds = np.stack([filled_log_odds(name, parts[name], config) for name in PARTS], axis=1)
         return cls(odds, conflict, packed, row.truth_packed, row.ignore_packed, row.set, row.present)
 
     def outcome(self, scores: Float) -> tuple[Float, Float]:
@@ -70,14 +70,14 @@ class _Contest:
                 out |= self.conflict[i]
         unions = np.bitwise_or.accumulate(self.packed[winners], axis=0)
         if self.truth is None:
-            return scores[winners], np.zeros(len(winners))
+            return scores[winners], np.zeros(len(winners), np.float32)
         known = np.uint8(255) if self.ignore is None else ~self.ignore
         both, either = (unions & self.truth) & known, (unions | self.truth) & known
-        return scores[winners], _bits(both) / np.maximum(_bits(either), 1)
+        return scores[winners], (_bits(both) / np.maximum(_bits(either), 1)).astype(np.float32)
 
 
 def _bits(packed: UInt8) -> Int:
-    return np.bitwise_count(packed).sum(axis=1, dtype=np.int64)
+    return np.asarray(np.bitwise_count(packed).sum(axis=1, dtype=np.int64))
 
 
 class Aim:

@@ -18,7 +18,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool 
     No gradient flows through it.
     """
     if usable(x):
-        how = ("gelu", [], "none") if gelu else ("none", [], "")
+        how: tuple[str, list[float], str] = ("gelu", [], "none") if gelu else ("none", [], "")
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), _plain(weight), bias, *how)
         return out
     out = F.linear(x, weight, bias)
@@ -52,7 +52,7 @@ def usable(x: Tensor) -> bool:
 
 
 def _found() -> bool:
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     try:
         one = torch.ones(1, 1)

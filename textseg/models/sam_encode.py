@@ -87,7 +87,8 @@ def _attend(attention: Any, qkv: Tensor) -> Tensor:
     down, across = _relative(attention, query.reshape(n * heads, h, w, -1))  # (n heads, h w, h), (n heads, h w, w)
     parts = [tensor.reshape(n * heads, h * w, -1).contiguous() for tensor in (query, key, value)]
     large = (h * w) ** 2 > _BIAS_ELEMENTS and usable(qkv)
-    out = (_attend_in_rows if large else _attend_in_grids)(*parts, down, across)
+    attend = _attend_in_rows if large else _attend_in_grids
+    out = attend(parts[0], parts[1], parts[2], down, across)
     return out.view(n, heads, h * w, -1).transpose(1, 2).reshape(n, h, w, -1)
 
 
