@@ -26,8 +26,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool 
 
 
 def bmm(a: Tensor, b: Tensor) -> Tensor:
-    """Return the N products of (N, m, k) and (N, k, n): (N, m, n). For few and large ones; no gradient."""
-    if not (usable(a) and usable(b)):
+    """Return the N products of (N, m, k) and (N, k, n): (N, m, n); no gradient flows through large ones."""
+    if not (usable(a) and usable(b)) or a.shape[1] * b.shape[1] * b.shape[2] < _LARGE:
         return torch.bmm(a, b)
     multiply = torch.ops.mkldnn._linear_pointwise
     out = [multiply(_plain(one), _plain(two.t()), None, "none", [], "") for one, two in zip(a, b, strict=True)]
@@ -62,3 +62,5 @@ def _found() -> bool:
 
 
 _FOUND = _found()
+_LARGE = 1 << 22
+"""Multiplications from which on a product is worth a call of its own."""
