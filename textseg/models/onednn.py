@@ -2,7 +2,7 @@
 
 On an AMD processor with AVX-512 oneDNN takes half the time for the same products (both round as float32 does, in
 another order). torch uses it by itself for bfloat16 only, so the operator behind ``torch.compile``'s linear layers is
-called here; where it is missing, or the tensors are of another kind, torch's own is used.
+called here; where it is missing, where gradients are wanted or the tensors are of another kind, torch's own is used.
 """
 
 from __future__ import annotations
@@ -13,10 +13,7 @@ from torch.nn import functional as F
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
-    """Return ``x @ weight.T + bias``, by exact GELU if asked: (…, I), (O, I) and (O,) give (…, O).
-
-    No gradient flows through it.
-    """
+    """Return ``x @ weight.T + bias``, by exact GELU if asked: (…, I), (O, I) and (O,) give (…, O)."""
     if usable(x):
         how: tuple[str, list[float], str] = ("gelu", [], "none") if gelu else ("none", [], "")
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), _plain(weight), bias, *how)
@@ -26,7 +23,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool 
 
 
 def bmm(a: Tensor, b: Tensor) -> Tensor:
-    """Return the N products of (N, m, k) and (N, k, n): (N, m, n); no gradient flows through large ones."""
+    """Return the N products of (N, m, k) and (N, k, n): (N, m, n)."""
     if not (usable(a) and usable(b)) or a.shape[1] * b.shape[1] * b.shape[2] < _LARGE:
         return torch.bmm(a, b)
     multiply = torch.ops.mkldnn._linear_pointwise
