@@ -134,7 +134,7 @@ class CropSource:
             scale=config.scene_scale,
         )
         self._composer = SceneComposer(self._cutouts, list(self._backgrounds), scene, pasted)
-        self.table = NounTable.of(root, self._cutouts)
+        self.table = NounTable.of(root)
         self.plain_nouns = self.table.nouns
         self._by_class = {n: _index_by_class(s) for n, s in self._sets.items()}
 

@@ -34,7 +34,6 @@ from textseg.train.detector_targets import Batch
 from textseg.train.detector_text import TextBank, TextSource, open_text_source, refit, trunk_weights
 from textseg.train.detector_validation import Question, network_asker, questions, validate
 from textseg.train.noun_table import NounTable
-from textseg.train.scenes import load_cutouts
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +139,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             loop.weight_decay_groups(self.network, config.decay), lr=config.rate, fused=True
         )
-        self.vocabulary = NameVocabulary(_table(config.data_root))
+        self.vocabulary = NameVocabulary(NounTable.of(config.data_root))
         self.step, self.spent = 0, 0.0
         self.checkpoint = self.out / CHECKPOINT
         if self.checkpoint.is_file():
@@ -247,12 +246,6 @@ class Trainer:
         """Figures of the averaged weights."""
         with self.ema.applied(self.network):
             return validate(network_asker(self.network.eval(), self.bank), asked)
-
-
-def _table(data_root: str) -> NounTable:
-    """The nouns of the training pictures; none where the pictures are not at hand."""
-    folder = Path(data_root) / "fluent"
-    return NounTable.of(data_root, load_cutouts(folder, max_side=32)) if folder.is_dir() else NounTable(())
 
 
 def _clock(first_minutes: float, minutes: float, spent: float) -> loop.Clock:

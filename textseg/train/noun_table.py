@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textseg.train import nouns
-from textseg.train.cutouts import Cutout
 from textseg.train.vocab import all_nouns, photo_classes
 from textseg.types import Int
 
@@ -33,9 +32,10 @@ class NounTable:
         self._rows: dict[frozenset[str], NDArray[np.int8]] = {}
 
     @classmethod
-    def of(cls, root: str | Path, cutouts: Iterable[Cutout]) -> NounTable:
-        """Return the table of every noun that something under ``root`` answers to."""
-        return cls(sorted(all_nouns(root)), frozenset(cutout.names for cutout in cutouts))
+    def of(cls, root: str | Path) -> NounTable:
+        """Return the table of every noun that something under ``root`` answers to; no picture is read."""
+        listed = nouns.cutout_names(Path(root) / "fluent" / "names.json")
+        return cls(sorted(all_nouns(root)), frozenset(names for names, _ in listed.values()))
 
     @property
     def nouns(self) -> tuple[str, ...]:
