@@ -65,7 +65,7 @@ def test_edges_say_nothing(vocabulary: NameVocabulary) -> None:
     drawn = targets(vocabulary, sample(thing("cube", block(0, 0, 30, 33))))
     assert label_at(drawn, 6, 7) == [1, 0, 0, 0, -1]
     assert label_at(drawn, 7, 0) is None and label_at(drawn, 7, 7) is None  # half a cell is the cube
-    assert label_at(drawn, 0, 8) is None or label_at(drawn, 0, 8) == [0, 0, 0, 0, -1]
+    assert label_at(drawn, 0, 8) is None  # a quarter of it
     unsure = np.ones((1, CELLS, CELLS), np.bool_)
     view = sample(thing("cube", block(0, 0, 32, 32)))
     assert int(vocabulary.targets(view, cores(view), unsure).groups.max()) == -1

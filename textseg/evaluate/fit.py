@@ -20,7 +20,7 @@ from textseg.evaluate import metrics, photo_pages, scene_pages
 from textseg.evaluate.collect import Row, collect, stack
 from textseg.evaluate.logistic import fit_logistic
 from textseg.evaluate.pages import Material, Page
-from textseg.evaluate.tune import Aim, calibrated, tune
+from textseg.evaluate.tune import Aim, at_thresholds, calibrated, tune, worth
 from textseg.pipeline import Pipeline
 from textseg.rank import LOG_ODDS_LIMIT, PARTS, RankConfig, fuse, log_odds
 from textseg.types import Bool, Float
@@ -115,7 +115,7 @@ def fit_rows(
     weights = tune(Aim(fitting, config, absent_weight), config.weights, parts)
     config = calibrated(values, good, config, weights)
     curve = threshold_curve(fitting, config)
-    best = max(curve, key=lambda point: (1 - absent_weight) * point.iou + absent_weight * point.not_there)
+    best = max(curve, key=lambda point: worth(point.iou, point.not_there, absent_weight))
     config = replace(config, threshold=best.threshold)
     return RankFit(config, curve, _report(reporting, config))
 
@@ -132,21 +132,10 @@ def scores_of(row: Row, config: RankConfig) -> Float:
 
 def threshold_curve(rows: Sequence[Row], config: RankConfig) -> tuple[Point, ...]:
     """Return what each of ``THRESHOLDS`` gives; sets count alike, whatever their size."""
-    ious: dict[str, list[Float]] = {}
-    empty: list[Float] = []
-    grid = np.array(THRESHOLDS, np.float32)
-    for row in rows:
-        if not row.has_masks:
-            continue
-        scores, unions = row.choose(scores_of(row, config), config)
-        kept = (scores[None] >= grid[:, None]).sum(axis=1)  # (thresholds,): scores fall, so a count is a prefix
-        if row.present:
-            ious.setdefault(row.set, []).append(np.append(np.float32(0), unions)[kept])
-        else:
-            empty.append((kept == 0).astype(np.float32))
-    mean_iou = np.mean([np.mean(v, axis=0) for v in ious.values()], axis=0) if ious else np.zeros(len(grid))
-    not_there = np.mean(empty, axis=0) if empty else np.ones(len(grid))
-    return tuple(Point(t, float(i), float(e)) for t, i, e in zip(THRESHOLDS, mean_iou, not_there, strict=True))
+    told = [row for row in rows if row.has_masks]
+    answers = (row.choose(scores_of(row, config), config) for row in told)
+    found, gone = at_thresholds(told, answers, np.array(THRESHOLDS, np.float32))
+    return tuple(Point(t, float(i), float(e)) for t, i, e in zip(THRESHOLDS, found, gone, strict=True))
 
 
 def _weights(values: Float, good: Bool, base: RankConfig, parts: Sequence[str]) -> RankConfig:

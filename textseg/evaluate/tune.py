@@ -7,11 +7,14 @@ next ("is it there at all?") decides it. So the weights are moved, one at a time
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
+from textseg import geometry
 from textseg.evaluate.collect import Row
 from textseg.evaluate.logistic import fit_logistic
 from textseg.rank import PARTS, RankConfig, filled_log_odds
@@ -48,16 +51,16 @@ class _Contest:
     def of(cls, row: Row, config: RankConfig) -> _Contest:
         """Prepare a row; candidates without a pixel are left out."""
         h, w = row.grid_hw
-        solid = np.flatnonzero(np.bitwise_count(row.masks_packed).sum(axis=1, dtype=np.int64) > 0)
-        packed = row.masks_packed[solid]
-        flat = np.unpackbits(packed, axis=1, count=h * w).astype(np.float32)  # (M, h·w)
-        shared, sizes = flat @ flat.T, flat.sum(axis=1)
-        iou = shared / (sizes[:, None] + sizes[None] - shared)
-        inside = shared / np.minimum(sizes[:, None], sizes[None])
-        prompts = row.prompt_index[solid]
-        conflict = (iou >= config.duplicate_iou) | (inside >= config.contained) | (prompts[:, None] == prompts[None])
-        parts = {name: row.parts[solid, i] for i, name in enumerate(PARTS)}
-        odds = np.stack([filled_log_odds(name, parts[name], config) for name in PARTS], axis=1)
+        solid = np.flatnonzero(_bits(row.masks_packed))
+        packed, prompts = row.masks_packed[solid], row.prompt_index[solid]
+        masks = np.unpackbits(packed, axis=1, count=h * w).reshape(-1, h, w).astype(np.bool_)
+        inside = geometry.mask_containment(masks, masks)
+        conflict = (
+            (geometry.mask_iou(masks, masks) >= config.duplicate_iou)
+            | (np.maximum(inside, inside.T) >= config.contained)
+            | (prompts[:, None] == prompts[None])
+        )
+        odds = _odds(row.parts[solid], config)
         return cls(odds, conflict, packed, row.truth_packed, row.ignore_packed, row.set, row.present)
 
     def outcome(self, scores: Float) -> tuple[Float, Float]:
@@ -76,8 +79,48 @@ class _Contest:
         return scores[winners], (_bits(both) / np.maximum(_bits(either), 1)).astype(np.float32)
 
 
+def _odds(values: Float, config: RankConfig) -> Float:
+    """Return float32 (N, parts): the log-odds of the candidates' parts, stand-ins filled in."""
+    return np.stack([filled_log_odds(name, values[:, i], config) for i, name in enumerate(PARTS)], axis=1)
+
+
 def _bits(packed: UInt8) -> Int:
     return np.asarray(np.bitwise_count(packed).sum(axis=1, dtype=np.int64))
+
+
+class Asked(Protocol):
+    """A phrase that was asked: which set it counts for, and whether it means anything."""
+
+    @property
+    def set(self) -> str: ...
+    @property
+    def present(self) -> bool: ...
+
+
+def at_thresholds(
+    phrases: Sequence[Asked], answers: Iterable[tuple[Float, Float]], thresholds: NDArray[np.floating[Any]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return what each of T thresholds gives: the present phrases' mean union IoU, and how often absent ones are empty.
+
+    Sets count alike, whatever their size. An answer is the scores of the masks that win, best first, and the IoU of
+    their growing union.
+    """
+    ious: dict[str, list[Float]] = {}
+    empty: list[Bool] = []
+    for phrase, (scores, unions) in zip(phrases, answers, strict=True):
+        kept = (scores[None] >= thresholds[:, None]).sum(axis=1)  # (T,): scores fall, so a count is a prefix
+        if phrase.present:
+            ious.setdefault(phrase.set, []).append(np.append(np.float32(0), unions)[kept])
+        else:
+            empty.append(kept == 0)
+    found = np.mean([np.mean(one, axis=0) for one in ious.values()], axis=0) if ious else np.zeros(len(thresholds))
+    gone = np.mean(empty, axis=0) if empty else np.ones(len(thresholds))
+    return np.asarray(found, np.float64), np.asarray(gone, np.float64)
+
+
+def worth(iou: Any, not_there: Any, absent_weight: float) -> Any:
+    """Return what a mean IoU and a share of rightly empty answers are worth together."""
+    return (1 - absent_weight) * iou + absent_weight * not_there
 
 
 class Aim:
@@ -100,17 +143,8 @@ class Aim:
         if not best:
             return 0.0
         levels = np.quantile(best, np.linspace(0, 1, _LEVELS))
-        ious: dict[str, list[Float]] = {}
-        empty: list[Bool] = []
-        for contest, (scores, unions) in zip(self.contests, answers, strict=True):
-            kept = (scores[None] >= levels[:, None]).sum(axis=1)  # (levels,)
-            if contest.present:
-                ious.setdefault(contest.set, []).append(np.append(0.0, unions)[kept])
-            else:
-                empty.append(kept == 0)
-        found = np.mean([np.mean(one, axis=0) for one in ious.values()], axis=0) if ious else np.zeros(_LEVELS)
-        gone = np.mean(empty, axis=0) if empty else np.ones(_LEVELS)
-        return float(((1 - self.absent_weight) * found + self.absent_weight * gone).max())
+        found, gone = at_thresholds(self.contests, answers, levels)
+        return float(worth(found, gone, self.absent_weight).max())
 
 
 def tune(aim: Aim, weights: Mapping[str, float], parts: Sequence[str] = PARTS) -> dict[str, float]:
@@ -140,8 +174,7 @@ def calibrated(values: Float, good: Bool, config: RankConfig, weights: Mapping[s
         config: stand-ins.
         weights: of the parts.
     """
-    parts = [filled_log_odds(name, values[:, i], config) for i, name in enumerate(PARTS)]
-    logit = np.stack(parts, axis=1) @ np.array([weights[name] for name in PARTS])
+    logit = _odds(values, config) @ np.array([weights[name] for name in PARTS])
     scale, bias = fit_logistic(logit[:, None].astype(np.float64), good.astype(float), nonnegative=np.ones(1, bool))
     table = {name: round(float(scale[0]) * weights[name], 4) for name in PARTS}
     return replace(config, weights={"bias": round(bias, 4), **table})

@@ -39,7 +39,7 @@ class NetworkConfig:
         fine_width: channels of the pyramid at stride 4.
         embed_dim: width of one pixel code; ``parts`` of them make a phrase.
         parts: how many dot products must all hold.
-        context_width, context_layers, context_heads: the attention layers at stride 32.
+        context_width, context_layers, context_heads: the attention layers at the coarsest level.
         box_dim: width of one box code.
         text_hidden: hidden width of the text projection.
         deep_stride: stride of the coarsest level, 32 or 16; 16 sees the parts of small things apart.

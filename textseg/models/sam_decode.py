@@ -161,27 +161,25 @@ class FastDecoder:
             whole: all at once, without blocks: for an exported graph.
         """
         tokens, image = (answer.tokens, answer.image) if rows is None else (answer.tokens[rows], answer.image[rows])
-        heads = list(self.decoder.output_hypernetworks_mlps)[masks]
+        mlps = list(self.decoder.output_hypernetworks_mlps)[masks]
         first = 1 + masks.indices(self.masks)[0]
-        brushes = torch.stack([mlp(tokens[:, first + i]) for i, mlp in enumerate(heads)], dim=2)  # (n, D/8, C)
+        brushes = torch.stack([mlp(tokens[:, first + i]) for i, mlp in enumerate(mlps)], dim=2)  # (n, D/8, C)
         n, (h, w), (grid_h, grid_w) = image.shape[0], tokens_hw, self.grid_hw
         image = image.reshape(n, grid_h, grid_w, -1)[:, :h, :w]  # (n, h, w, D)
         if whole:
-            return self._strip(image.reshape(n, h * w, -1), brushes, w).reshape(n, len(heads), 4 * h, 4 * w)
-        out = torch.empty(n, len(heads), h, 4, w, 4, device=image.device)
+            return self._strip(image.reshape(n, h * w, -1), brushes, w).reshape(n, len(mlps), 4 * h, 4 * w)
+        out = torch.empty(n, len(mlps), h, 4, w, 4, device=image.device)
         step = max(1, _DRAW_TOKENS.get(image.device.type, 1024) // max(1, n * w))
         for top in range(0, h, step):
             part = image[:, top : top + step].reshape(n, -1, image.shape[-1])  # (n, s, D)
             out[:, :, top : top + step] = self._strip(part, brushes, w)
-        return out.reshape(n, len(heads), 4 * h, 4 * w)
+        return out.reshape(n, len(mlps), 4 * h, 4 * w)
 
     def _strip(self, image: Tensor, brushes: Tensor, width: int) -> Tensor:
         """Return the logits of some rows of tokens: (n, s, D) and (n, D/8, C) → (n, C, s / width, 4, width, 4)."""
         n, s, _ = image.shape
-        after = self.decoder.upscale_layer_norm
-        weight, bias = after.weight.to(self.dtype), after.bias.to(self.dtype)
         fine = onednn.linear(image.to(self.dtype), *self._first).view(n, 4 * s, -1)  # 2 × 2 pixels a token
-        fine = F.gelu(F.layer_norm(fine, fine.shape[-1:], weight, bias, after.eps))
+        fine = F.gelu(norm(self.decoder.upscale_layer_norm, fine))
         finest = onednn.linear(fine, *self._second, gelu=True).view(n, 16 * s, -1)  # 4 × 4 pixels a token
         logits = onednn.bmm(finest, brushes.to(finest.dtype)).float()  # (n, 16 s, C)
         logits = logits.view(n, s // width, width, 2, 2, 2, 2, -1)  # rows, columns, then (y, x) of 2 and of 1 pixel

@@ -85,7 +85,7 @@ def _attend(attention: Any, qkv: Tensor) -> Tensor:
         mixed = F.scaled_dot_product_attention(query, key, value)
         return mixed.transpose(1, 2).reshape(n, h, w, -1)
     down, across = _relative(attention, query.reshape(n * heads, h, w, -1))  # (n heads, h w, h), (n heads, h w, w)
-    parts = [tensor.reshape(n * heads, h * w, -1).contiguous() for tensor in (query, key, value)]
+    parts = [tensor.reshape(n * heads, h * w, -1) for tensor in (query, key, value)]
     large = (h * w) ** 2 > _BIAS_ELEMENTS and usable(qkv)
     attend = _attend_in_rows if large else _attend_in_grids
     out = attend(parts[0], parts[1], parts[2], down, across)
@@ -99,13 +99,14 @@ def _attend_in_rows(query: Tensor, key: Tensor, value: Tensor, down: Tensor, acr
         query, key, value: (m, h w, d).
         down: (m, h w, h); across: (m, h w, w): what a query adds for each row and for each column of keys.
     """
-    out, (m, places, width) = torch.empty_like(query), query.shape
+    m, places, width = query.shape
+    out = query.new_empty(query.shape)
     step = max(1, _BIAS_ELEMENTS // places)
     for grid in range(m):
-        columns = value[grid].t().contiguous()
+        keys, columns = key[grid].contiguous(), value[grid].t().contiguous()  # once, not for every part
         for start in range(0, places, step):
             rows = slice(start, start + step)
-            scores = linear(query[grid, rows] * width**-0.5, key[grid])  # (rows, h w)
+            scores = linear(query[grid, rows] * width**-0.5, keys)  # (rows, h w)
             placed = scores.view(len(scores), down.shape[2], across.shape[2])
             placed += down[grid, rows, :, None]
             placed += across[grid, rows, None, :]
@@ -117,7 +118,7 @@ def _attend_in_grids(query: Tensor, key: Tensor, value: Tensor, down: Tensor, ac
     """As ``_attend_in_rows``, for any tensors, and faster for small grids: some of them at a time, by torch."""
     m, places, _ = query.shape
     parts = [tensor[:, None] for tensor in (query, key, value)]  # (m, 1, h w, d)
-    out = torch.empty_like(parts[0])
+    out = query.new_empty(parts[0].shape)
     grids = max(1, _BIAS_ELEMENTS // places**2)
     step = max(1, min(places, _BIAS_ELEMENTS // places))
     for first in range(0, m, grids):

@@ -27,7 +27,9 @@ PLACES = 64
 """Places of a picture that choose their noun."""
 
 _CACHED = 4000
-_INSIDE, _TOUCHED = 127, 25
+INSIDE, TOUCHED = 127, 25
+"""Of 255, how much of a cell a thing covers beyond which the cell is its, and beyond which it may be."""
+
 _NEVER = -1e4
 _HASH = np.random.default_rng(0).integers(1, 2**63, 1024, dtype=np.uint64)
 
@@ -77,7 +79,7 @@ class NameVocabulary:
             present = np.where(label != 0, np.int8(-1), present)
         for thing, label in zip(view.objects, labels_of, strict=True):
             present = np.where((label == 1) & (not thing.crowd), np.int8(1), present)
-        groups, members = _grouped(cores > _INSIDE, unsure | ((cores > _TOUCHED) & (cores <= _INSIDE)))
+        groups, members = _grouped(cores > INSIDE, unsure | ((cores > TOUCHED) & (cores <= INSIDE)))
         rows = np.full((GROUPS, len(self.nouns)), -1, np.int8)
         for row, things in zip(rows, members, strict=False):
             label = np.zeros(len(self.nouns), np.int8)

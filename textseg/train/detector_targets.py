@@ -14,7 +14,7 @@ from torch import Tensor
 
 from textseg.models.nano_network import BOX_STRIDE, PIXEL_STRIDE
 from textseg.train.data import WHOLE_PICTURE, LabelledObject, Sample, mask_box
-from textseg.train.detector_names import NameTargets, NameVocabulary
+from textseg.train.detector_names import INSIDE, TOUCHED, NameTargets, NameVocabulary
 from textseg.train.phrases import PhraseTarget
 
 PAIRED = frozenset(
@@ -226,7 +226,7 @@ def phrase_maps(
     cores = np.stack([c for c, _ in shares]) if shares else np.zeros((0, cells, cells), np.uint8)
     unsure = np.stack([u for _, u in shares]) if shares else np.zeros((0, cells, cells), np.bool_)
     boxes = np.stack([o.box_xyxy for o in view.objects]) if shares else np.zeros((0, 4), np.float32)
-    known = (cores > 127).any(axis=0)
+    known = (cores > INSIDE).any(axis=0)
     maps = PhraseMaps(
         view.image_rgb,
         tuple(p.text for p in phrases),
@@ -246,8 +246,8 @@ def phrase_maps(
         if doubtful:
             weight &= ~unsure[doubtful].any(axis=0)
         if ignore:
-            weight &= ~(cores[ignore] > 25).any(axis=0)
-        maps.weight[row] = weight | (maps.target[row] > 127)
+            weight &= ~(cores[ignore] > TOUCHED).any(axis=0)
+        maps.weight[row] = weight | (maps.target[row] > INSIDE)
         maps.owner[row] = _owners(view, positive, cores, places)
         if positive:
             maps.presence[row] = 1
