@@ -7,7 +7,8 @@ pictures whose id is a multiple of ten count: nothing was trained on them. Parts
 earlier runs in ``results/hard_cases.json`` and ``.md``.
 
 - ``thresholds``: nano's own for "everything". An object counts as found if a mask reaches IoU 0.5 with it.
-- ``refine``: masks from true boxes, before and after each way of ``textseg.refine``: boundary IoU, mask IoU.
+- ``refine``: the segmenter's masks from true boxes, before and after each way of ``textseg.refine``, the mask
+  refiner's among them: boundary IoU, mask IoU.
 - ``regions``: the same masks without holes and islands of fewer pixels.
 - ``tiles``: everything by the whole picture and by tiles: recall of objects of fewer than 32² pixels.
 - ``text``: the same with the picture's class names.
@@ -149,17 +150,21 @@ def measure_refine(pipeline: Pipeline, data: Path, most: int) -> dict[str, Any]:
         "snap 6": RefineOptions(rounds=0, snap=6),
         "snap 10": RefineOptions(rounds=0, snap=10),
         "zoom, snap 6": RefineOptions(snap=6),
+        "drawn again": RefineOptions(snap=0, agree_iou=0.0),
+        "drawn again, snap 3": RefineOptions(snap=3, agree_iou=0.0),
     }
+    plain = pipeline.with_parts(refiner=None)
     rows: dict[str, list[tuple[float, ...]]] = {way: [] for way in ways}
     for truth in truths(data / "coco", most):
         keep = np.flatnonzero(truth.areas >= 100)
         if not len(keep):
             continue
-        before, true = prompted(pipeline, truth, keep), truth.masks(keep)
+        before, true = prompted(plain, truth, keep), truth.masks(keep)
         for way, options in ways.items():
             start, masks = time.perf_counter(), before
             if options is not None:
-                masks = refine.refine(pipeline.segmenter, truth.image, before, options).masks
+                by = pipeline.refiner if way.startswith("drawn") else pipeline.segmenter
+                masks = refine.refine(by or pipeline.segmenter, truth.image, before, options).masks
             seconds = (time.perf_counter() - start) / len(keep)
             for area, mask, right in zip(truth.areas[keep], masks, true, strict=True):
                 edges = (refine.boundary_iou(mask, right), refine.boundary_iou(mask, right, 0.005))

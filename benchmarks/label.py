@@ -92,8 +92,7 @@ def ours(pipeline: Pipeline, classes: Ontology, pictures: Path, out: Path, count
 
 def nothing_kept(pipeline: Pipeline) -> Pipeline:
     """Return a pipeline of the same models that encodes a picture anew each time it is asked."""
-    models = (pipeline.segmenter, pipeline.detector, pipeline.clip, pipeline.text_prompt)
-    return Pipeline(*models, pipeline.config, EmbeddingCache(0))
+    return pipeline.with_parts(cache=EmbeddingCache(0))
 
 
 def autodistill_loop(pipeline: Pipeline, classes: Ontology, pictures: Path, out: Path) -> Timed:

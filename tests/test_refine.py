@@ -10,6 +10,7 @@ from textseg import geometry, image, refine
 from textseg.errors import ConfigError, ShapeError
 from textseg.everything import EverythingOptions, everything
 from textseg.refine import RefineOptions
+from textseg.types import Closeups
 
 BOX = (300, 200, 341, 237)
 
@@ -111,3 +112,32 @@ def test_bad_input(bad: dict[str, float]) -> None:
     picture, coarse, _ = coarse_and_true()
     with pytest.raises(ShapeError, match=r"expected \(K, 480, 640\)"):
         refine.refine(FakeSegmenter(), picture, coarse[:, :5])
+
+
+class Exact:
+    """A mask refiner that knows where the red box is."""
+
+    model_id = "exact"
+
+    def refine(self, picture: image.Image, logits: np.ndarray, boxes_xyxy: np.ndarray) -> Closeups:
+        window = np.array([[280, 180, 80]], np.float32)
+        near = np.full((1, 80, 80), -6, np.float32)
+        near[0, BOX[1] - 180 : BOX[3] - 180, BOX[0] - 280 : BOX[2] - 280] = 6
+        return Closeups(window, near, np.ones(1, np.float32))
+
+
+def test_a_mask_refiner_draws_in_the_segmenters_place() -> None:
+    picture, coarse, true = coarse_and_true()
+    refined = refine.refine(Exact(), picture, coarse, RefineOptions(snap=0))
+    assert (refined.masks[0] == true).all()
+    assert refined.changed.all() and refined.zoom[0] == pytest.approx(8)
+    elsewhere = np.zeros_like(true)
+    elsewhere[:50, :50] = True
+    assert not refine.refine(Exact(), picture, elsewhere[None], RefineOptions(snap=0)).changed.any()
+
+
+def test_everything_is_refined_by_the_pipelines_own_refiner() -> None:
+    pipeline = fake_pipeline(refiner=Exact())
+    found = everything(pipeline, scene((480, 640), {"red": BOX}), EverythingOptions(points_per_side=16))
+    refined = refine.refine_everything(pipeline, found, RefineOptions(snap=0, agree_iou=0.0))
+    assert set(refined.areas.tolist()) == {(BOX[2] - BOX[0]) * (BOX[3] - BOX[1])}

@@ -45,12 +45,17 @@ def load(
     if settings.detector is not None:
         finder = detector.load(**_arguments(settings.detector), **where, text_encoder=encoder)
     token = None if settings.text_prompt is None else text_prompt.TextPrompt.load(resolve(settings.text_prompt.model))
-    return Pipeline(segmenter, finder, encoder, token, pipeline_config(settings), cache)
+    refiner = None
+    if settings.refiner is not None:
+        from textseg.models.nano_refiner import NanoRefiner
+
+        refiner = NanoRefiner.load(resolve(settings.refiner.model))
+    return Pipeline(segmenter, finder, encoder, token, refiner, config=pipeline_config(settings), cache=cache)
 
 
 def pipeline_config(settings: Preset) -> PipelineConfig:
     """Return the stages' settings of a preset."""
-    stages = (settings.propose, settings.prompt, settings.segment, settings.rank)
+    stages = (settings.propose, settings.prompt, settings.segment, settings.redraw, settings.rank)
     return PipelineConfig(settings.name, *stages, settings.everything)
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from textseg import geometry
+from textseg import closeup, geometry
 from textseg.matmul import matmul
 from textseg.rank import RankConfig, Scored
-from textseg.types import Bool, Float, Int, Query, Segments
+from textseg.types import Bool, Candidates, Float, Int, Query, Segments
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,7 @@ def choose(scored: Scored, query: Query, config: RankConfig, thresholds: Float |
 
 def segments(scored: Scored, query: Query, index: Int, reasons: Sequence[str]) -> Segments:
     """Return the candidates ``index`` as masks at the original size, with all they carry."""
-    logits = scored.candidates.logits[scored.prompt_index[index], scored.mask_index[index]]  # (K, h, w)
-    masks = geometry.upscale_masks(logits, scored.candidates.frame)
+    masks = full_size(scored.candidates, scored.prompt_index[index], scored.mask_index[index])
     return Segments(
         masks,
         geometry.mask_boxes(masks),
@@ -66,6 +65,19 @@ def segments(scored: Scored, query: Query, index: Int, reasons: Sequence[str]) -
         tuple(scored.sources[i] for i in index),
         tuple(reasons[i] for i in index),
     )
+
+
+def full_size(candidates: Candidates, prompt_index: Int, mask_index: Int) -> Bool:
+    """Return bool (K, H, W): masks at the original size, from their closeups where there are any."""
+    masks = geometry.upscale_masks(candidates.logits[prompt_index, mask_index], candidates.frame)
+    if candidates.closeups is None or candidates.closeup_index is None:
+        return masks
+    size_hw = candidates.frame.original_hw
+    for k, n in enumerate(candidates.closeup_index[prompt_index, mask_index]):
+        if n >= 0:
+            near, window = candidates.closeups.logits[n], candidates.closeups.windows[n]
+            masks[k] = closeup.paste(near, window, size_hw, size_hw, -1.0) > 0
+    return masks
 
 
 def select(

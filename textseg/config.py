@@ -17,6 +17,7 @@ from textseg.everything.options import EverythingOptions
 from textseg.prompt import PromptConfig
 from textseg.propose import ProposeConfig
 from textseg.rank import RankConfig
+from textseg.redraw import RedrawConfig
 from textseg.segment import SegmentConfig
 
 T = TypeVar("T")
@@ -45,10 +46,10 @@ class Preset:
     Attributes:
         name: how people call it.
         summary: one line for ``textseg models``.
-        segmenter, detector, clip, text_prompt: the models; all but the segmenter may be absent.
+        segmenter, detector, clip, text_prompt, refiner: the models; all but the segmenter may be absent.
         device: "auto", "cpu", "cuda", "mps" …
         dtype: "float32", "bfloat16" or "float16": what the big models run in.
-        propose, prompt, segment, rank: the stages' settings.
+        propose, prompt, segment, redraw, rank: the stages' settings.
         everything: how everything in a picture is searched; segment-anything's defaults where a preset is silent.
     """
 
@@ -58,11 +59,13 @@ class Preset:
     detector: ModelConfig | None = None
     clip: ModelConfig | None = None
     text_prompt: ModelConfig | None = None
+    refiner: ModelConfig | None = None
     device: str = "auto"
     dtype: str = "float32"
     propose: ProposeConfig = field(default_factory=ProposeConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     segment: SegmentConfig = field(default_factory=SegmentConfig)
+    redraw: RedrawConfig = field(default_factory=RedrawConfig)
     rank: RankConfig = field(default_factory=RankConfig)
     everything: EverythingOptions = field(default_factory=EverythingOptions)
 

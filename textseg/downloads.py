@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from textseg.config import ModelConfig, Preset
 from textseg.errors import HubError, WeightsError
+from textseg.protocols import ROLES
 
 logger = logging.getLogger(__name__)
 
-ROLES = ("detector", "segmenter", "clip", "text_prompt")
 State = Literal["package", "folder", "cached", "download", "missing"]
 
 _WEIGHTS = Path(__file__).resolve().parent / "weights"
@@ -30,7 +30,7 @@ class Need:
     """One model of a preset.
 
     Attributes:
-        role: "detector", "segmenter", "clip" or "text_prompt".
+        role: one of `textseg.protocols.ROLES`.
         model: its family and where it comes from.
         state: "package" (ships with textseg), "folder" (a local one), "cached" (downloaded before),
             "download" (must be fetched) or "missing" (a local folder without weights).

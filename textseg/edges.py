@@ -19,8 +19,9 @@ from textseg import image as images
 from textseg.errors import ConfigError
 from textseg.everything.options import point_grid
 from textseg.prompt import user_prompts
+from textseg.protocols import Segmenter
 from textseg.stream import stream
-from textseg.types import Bool, Embedding, Float, Frame, Image, Int, Segmenter
+from textseg.types import Bool, Embedding, Float, Frame, Image, Int
 
 if TYPE_CHECKING:
     from textseg.pipeline import Pipeline

@@ -1,4 +1,4 @@
-"""The whole flow on one screen: proposals → prompts → masks → ranking → result.
+"""The whole flow on one screen: proposals → prompts → masks (drawn again, close up) → ranking → result.
 
 A ``Pipeline`` holds the models and no picture. ``open`` gives an ``OpenPicture``: the picture's
 embeddings are made when first needed, kept, and shared by every later phrase, click or box.
@@ -23,21 +23,12 @@ from textseg.errors import ConfigError, PromptError, TextsegError
 from textseg.everything.options import EverythingOptions
 from textseg.prompt import PromptConfig, build_prompts, text_tokens, user_prompts
 from textseg.propose import ProposeConfig, propose, user_proposals
+from textseg.protocols import ROLES, Detector, ImageTextEncoder, MaskRefiner, Segmenter, TextPrompt
 from textseg.rank import RankConfig, score
+from textseg.redraw import RedrawConfig, redraw
 from textseg.result import Result
 from textseg.segment import SegmentConfig, segment
-from textseg.types import (
-    Detector,
-    Float,
-    Image,
-    ImageTextEncoder,
-    Phrase,
-    Prompts,
-    Proposals,
-    Query,
-    Segmenter,
-    TextPrompt,
-)
+from textseg.types import Float, Image, Phrase, Prompts, Proposals, Query
 from textseg.user import UserPrompt
 
 logger = logging.getLogger(__name__)
@@ -54,6 +45,7 @@ class PipelineConfig:
     propose: ProposeConfig = field(default_factory=ProposeConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     segment: SegmentConfig = field(default_factory=SegmentConfig)
+    redraw: RedrawConfig = field(default_factory=RedrawConfig)
     rank: RankConfig = field(default_factory=RankConfig)
     everything: EverythingOptions = field(default_factory=EverythingOptions)
 
@@ -75,6 +67,7 @@ class Pipeline:
         detector: supplies boxes; None relies on text tokens and the caller's own prompts.
         clip: embeds phrases and masked crops; None leaves the "clip" part out.
         text_prompt: turns CLIP embeddings into SAM tokens; None leaves text-only proposals out.
+        refiner: draws the likeliest masks again from a close look; None leaves the segmenter's.
         config: the stages' settings.
         cache: embeddings of pictures seen; made anew (in memory, a few pictures) when None.
     """
@@ -85,6 +78,7 @@ class Pipeline:
         detector: Detector | None = None,
         clip: ImageTextEncoder | None = None,
         text_prompt: TextPrompt | None = None,
+        refiner: MaskRefiner | None = None,
         config: PipelineConfig | None = None,
         cache: EmbeddingCache | None = None,
     ) -> None:
@@ -92,6 +86,7 @@ class Pipeline:
         self.detector = detector
         self.clip = clip
         self.text_prompt = text_prompt
+        self.refiner = refiner
         self.config = config or PipelineConfig()
         self.cache = cache or EmbeddingCache()
         if text_prompt is not None and clip is None:
@@ -121,7 +116,12 @@ class Pipeline:
 
     def with_config(self, config: PipelineConfig) -> Pipeline:
         """Return a pipeline of the same models and cache with other settings."""
-        return Pipeline(self.segmenter, self.detector, self.clip, self.text_prompt, config, self.cache)
+        return self.with_parts(config=config)
+
+    def with_parts(self, **parts: Any) -> Pipeline:
+        """Return a pipeline with some parts replaced (or None: left out), named as the arguments of ``Pipeline``."""
+        own = {name: getattr(self, name) for name in (*ROLES, "config", "cache")}
+        return Pipeline(**{**own, **parts})
 
 
 class OpenPicture:
@@ -184,6 +184,9 @@ class OpenPicture:
         clock.lap("encode")
         candidates = segment(pipe.segmenter, embedding, self.image, prompts, config.segment)
         clock.lap("segment")
+        if pipe.refiner is not None:
+            candidates = redraw(pipe.refiner, self.image, proposals, prompts, candidates, config.redraw)
+            clock.lap("redraw")
         scored = score(self.image, query, proposals, prompts, candidates, pipe.clip, config.rank)
         choice = choose(scored, query, config.rank)
         clock.lap("rank")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from textseg.errors import PromptError, UnsupportedError
-from textseg.types import Float, Int, Prompts, Proposals, Segmenter, TextPrompt
+from textseg.protocols import Segmenter, TextPrompt
+from textseg.types import Float, Int, Prompts, Proposals
 
 
 @dataclass(frozen=True)

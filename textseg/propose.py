@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from textseg.errors import ConfigError
-from textseg.types import Detector, Float, Int, Proposals, Query
+from textseg.protocols import Detector
+from textseg.types import Float, Int, Proposals, Query
 
 
 @dataclass(frozen=True)

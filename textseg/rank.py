@@ -17,10 +17,11 @@ from textseg.crops import masked_crops
 from textseg.errors import ConfigError, nearest
 from textseg.matmul import matmul
 from textseg.propose import place_in_phrase
-from textseg.types import Bool, Candidates, Float, Image, ImageTextEncoder, Int, Prompts, Proposals, Query
+from textseg.protocols import ImageTextEncoder
+from textseg.types import Bool, Candidates, Float, Image, Int, Prompts, Proposals, Query
 from textseg.vocabulary import Vocabulary
 
-PARTS = ("detector", "presence", "sam_iou", "stability", "clip", "agreement")
+PARTS = ("detector", "presence", "sam_iou", "stability", "closeup", "clip", "agreement")
 LOG_ODDS_LIMIT = 5.0
 SAME_CROP_IOU = 0.9
 
@@ -67,6 +68,7 @@ class RankConfig:
             "presence": 0.0,
             "sam_iou": 0.3,
             "stability": 0.1,
+            "closeup": 0.0,
             "clip": 0.3,
             "agreement": 0.3,
         }
@@ -149,6 +151,7 @@ def score(
         "sam_iou": candidates.predicted_iou.reshape(-1).clip(0, 1),
         "stability": geometry.stability(candidates.logits, candidates.frame).reshape(-1).astype(np.float32),
         "clip": np.full(p * c, np.nan, np.float32),
+        "closeup": _closeup(candidates),
         "agreement": _agreement(masks, proposals, proposal_index, image.size_hw),
     }
     areas = masks.mean(axis=(1, 2), dtype=np.float32)
@@ -173,6 +176,15 @@ def score(
 def _presence(proposals: Proposals) -> Float:
     """Return float32 (N,): how sure the proposer is that the phrase is anywhere at all; NaN where it does not say."""
     return np.full(len(proposals), np.nan, np.float32) if proposals.presence is None else proposals.presence
+
+
+def _closeup(candidates: Candidates) -> Float:
+    """Return float32 (M,): the IoU that a mask drawn again is thought to have; NaN where none was."""
+    out = np.full(candidates.predicted_iou.size, np.nan, np.float32)
+    if candidates.closeups is not None and candidates.closeup_index is not None:
+        index = candidates.closeup_index.reshape(-1)
+        out[index >= 0] = candidates.closeups.predicted_iou[index[index >= 0]]
+    return out
 
 
 def fuse(parts: Mapping[str, Float], config: RankConfig) -> Float:

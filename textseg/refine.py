@@ -23,13 +23,14 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from textseg import geometry
+from textseg import closeup, geometry
 from textseg import image as images
 from textseg.errors import ConfigError, ShapeError
 from textseg.everything.records import Everything
 from textseg.prompt import user_prompts
+from textseg.protocols import MaskRefiner, Segmenter
 from textseg.snap import snap
-from textseg.types import Bool, Float, Image, Int, Segmenter, Segments
+from textseg.types import Bool, Float, Image, Int, Segments
 
 if TYPE_CHECKING:
     from textseg.pipeline import Pipeline
@@ -105,7 +106,7 @@ class Refined:
 
 
 def refine(
-    segmenter: Segmenter,
+    segmenter: Segmenter | MaskRefiner,
     image: Image,
     masks: Bool,
     options: RefineOptions | None = None,
@@ -114,7 +115,7 @@ def refine(
     """Return the masks with crisper edges.
 
     Args:
-        segmenter: any that takes boxes and masks.
+        segmenter: any that takes boxes and masks; or a mask refiner, which looks at every mask however large.
         image: the picture.
         masks: bool (K, H, W) at the picture's size; K may be 0.
         options: see there.
@@ -146,10 +147,14 @@ def refine(
     return Refined(out, changed, zoom, encodings)
 
 
-def refine_one(segmenter: Segmenter, image: Image, mask: Bool, options: RefineOptions) -> tuple[Bool | None, float]:
+def refine_one(
+    segmenter: Segmenter | MaskRefiner, image: Image, mask: Bool, options: RefineOptions
+) -> tuple[Bool | None, float]:
     """Return the new mask, bool (H, W), or None if the old one stays; and the zoom, 1 if nothing was asked."""
     if not mask.any():
         return None, 1.0
+    if isinstance(segmenter, MaskRefiner):
+        return _drawn_again(segmenter, image, mask, options)
     box = geometry.mask_boxes(mask[None])[0]
     x0, y0, x1, y1 = crop_box(box, image.size_hw, options)
     zoom = max(image.size_hw) / max(y1 - y0, x1 - x0)
@@ -170,6 +175,14 @@ def refine_one(segmenter: Segmenter, image: Image, mask: Bool, options: RefineOp
     out = np.zeros_like(mask)
     out[y0:y1, x0:x1] = new
     return out, zoom
+
+
+def _drawn_again(refiner: MaskRefiner, image: Image, mask: Bool, options: RefineOptions) -> tuple[Bool | None, float]:
+    near = refiner.refine(image, mask_prompt(mask)[None], geometry.mask_boxes(mask[None]))
+    new = closeup.paste(near.logits[0], near.windows[0], image.size_hw, image.size_hw, -1.0) > 0
+    zoom = max(image.size_hw) / float(near.windows[0, 2])
+    agrees = float(geometry.mask_iou(new[None], mask[None])[0, 0]) >= options.agree_iou
+    return (new if agrees else None), max(zoom, 1.0)
 
 
 def _by_rule(image: Image, mask: Bool, options: RefineOptions) -> Iterator[Bool]:
@@ -212,11 +225,14 @@ def mask_prompt(mask: Bool) -> Float:
 def refine_everything(
     pipeline: Pipeline, found: Everything, options: RefineOptions | None = None, progress: Progress | None = None
 ) -> Everything:
-    """Return everything in a picture with refined masks; one mask is unpacked at a time."""
+    """Return everything in a picture with refined masks; one mask is unpacked at a time.
+
+    The pipeline's mask refiner is asked where it has one, else its segmenter.
+    """
     options = options or RefineOptions()
     rles, areas, boxes = list(found.rles), found.areas.copy(), found.boxes_xyxy.copy()
     for k in range(len(found)):
-        one = refine(pipeline.segmenter, found.image, found.mask(k)[None], options)
+        one = refine(pipeline.refiner or pipeline.segmenter, found.image, found.mask(k)[None], options)
         if one.changed[0]:
             rles[k] = geometry.encode_rle(one.masks[0])
             areas[k], boxes[k] = int(one.masks[0].sum()), geometry.mask_boxes(one.masks)[0]

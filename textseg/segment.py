@@ -10,7 +10,8 @@ import numpy as np
 from textseg import geometry
 from textseg.errors import ConfigError, ModelError
 from textseg.prior import box_prior
-from textseg.types import Candidates, Embedding, Float, Image, Prompts, Segmenter
+from textseg.protocols import Segmenter
+from textseg.types import Candidates, Embedding, Float, Image, Prompts
 
 ROUGH_LIMIT = 8.0
 """Rough mask logits are kept within this before they are added to the segmenter's."""

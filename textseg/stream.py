@@ -13,7 +13,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from textseg import geometry
-from textseg.types import Embedding, Float, Frame, Int, Prompts, Segmenter
+from textseg.protocols import Segmenter
+from textseg.types import Embedding, Float, Frame, Int, Prompts
 
 
 @dataclass(frozen=True)

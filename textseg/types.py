@@ -1,4 +1,4 @@
-"""The frozen values that pass from stage to stage, and the protocols that models fulfil.
+"""The frozen values that pass from stage to stage.
 
 ::
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -258,6 +258,30 @@ class Prompts:
 
 
 @dataclass(frozen=True)
+class Closeups:
+    """N masks as a close look shows them, each in its own square window of the picture.
+
+    Attributes:
+        windows: float32 (N, 3): left, top and side in pixels of the picture; may reach beyond it.
+        logits: float32 (N, s, s) over the windows.
+        predicted_iou: float32 (N,), the IoU that each mask is thought to have, 0..1.
+    """
+
+    windows: Float
+    logits: Float
+    predicted_iou: Float
+
+    def __post_init__(self) -> None:
+        put, n = object.__setattr__, len(self.windows)
+        put(self, "windows", check_array("windows", self.windows, (n, 3), np.float32))
+        put(self, "logits", check_array("logits", self.logits, (n, None, None), np.float32))
+        put(self, "predicted_iou", check_array("predicted_iou", self.predicted_iou, (n,), np.float32))
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+
+@dataclass(frozen=True)
 class Candidates:
     """What the segmenter answered: C masks for each of P prompts, none dropped.
 
@@ -265,17 +289,23 @@ class Candidates:
         logits: float32 (P, C, h, w) low-resolution mask logits over the model's padded input frame.
         predicted_iou: float32 (P, C), the segmenter's own estimate of each mask's IoU, not clipped: it may pass 1.
         frame: how the model's input relates to the picture; ``geometry.upscale_logits`` uses it.
+        closeups: finer versions of some of the masks, or None.
+        closeup_index: int64 (P, C), which of the closeups shows the mask; -1 where none does. None like ``closeups``.
     """
 
     logits: Float
     predicted_iou: Float
     frame: Frame
+    closeups: Closeups | None = None
+    closeup_index: Int | None = None
 
     def __post_init__(self) -> None:
         put = object.__setattr__
         put(self, "logits", check_array("logits", self.logits, (None, None, None, None), np.float32))
         p, c = self.logits.shape[:2]
         put(self, "predicted_iou", check_array("predicted_iou", self.predicted_iou, (p, c), np.float32))
+        if self.closeup_index is not None:
+            put(self, "closeup_index", check_array("closeup_index", self.closeup_index, (p, c), np.int64))
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -342,64 +372,6 @@ class Segments:
             tuple(self.sources[i] for i in index),
             tuple(self.reasons[i] for i in index),
         )
-
-
-@runtime_checkable
-class ImageTextEncoder(Protocol):
-    """A CLIP: pictures and texts in one space."""
-
-    model_id: str
-    dim: int
-    logit_scale: float
-    """Factor that turns a cosine into a logit (the model's own, learned)."""
-
-    def encode_text(self, texts: Sequence[str]) -> Float:
-        """Return ℓ2-normalised float32 (N, dim) embeddings of N texts (templates applied and averaged)."""
-        ...
-
-    def encode_images(self, crops_rgb: Sequence[UInt8]) -> Float:
-        """Return ℓ2-normalised float32 (N, dim) embeddings of N uint8 (h, w, 3) crops of any size."""
-        ...
-
-
-@runtime_checkable
-class Detector(Protocol):
-    """An open-vocabulary detector. ``encode`` once, ``detect`` for any phrases."""
-
-    model_id: str
-
-    def encode(self, image: Image) -> Any:
-        """Return whatever of the picture can be kept for the next phrase (features, or prepared pixels)."""
-        ...
-
-    def detect(self, encoded: Any, prompts: Sequence[str], threshold: float) -> Proposals:
-        """Return boxes scoring at least ``threshold``; ``phrase_index`` points into ``prompts``."""
-        ...
-
-
-@runtime_checkable
-class Segmenter(Protocol):
-    """A promptable segmenter (the SAM family)."""
-
-    model_id: str
-    text_width: int | None
-    """Width of the text tokens it takes, or None when the family cannot take any."""
-
-    def encode(self, image: Image) -> Embedding:
-        """Return the picture's embedding: the costly part, done once."""
-        ...
-
-    def decode(self, embedding: Embedding, prompts: Prompts) -> Candidates:
-        """Return the masks of all prompts, in order."""
-        ...
-
-
-class TextPrompt(Protocol):
-    """Turns CLIP embeddings into sparse tokens for a segmenter's prompt encoder."""
-
-    def tokens(self, embeddings: Float) -> Float:
-        """Map (N, dim) CLIP embeddings to float32 (N, T, text_width) tokens."""
-        ...
 
 
 @dataclass(frozen=True)

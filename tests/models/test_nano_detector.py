@@ -20,7 +20,8 @@ from textseg.models.nano_detector import (
     save_detector,
 )
 from textseg.models.nano_network import Answers, NanoNetwork, NetworkConfig, load_backbone
-from textseg.types import Detector, Float, Image, UInt8
+from textseg.protocols import Detector
+from textseg.types import Float, Image, UInt8
 
 TINY = NetworkConfig(
     text_dim=8,

@@ -17,7 +17,8 @@ from textseg.errors import ConfigError, ModelError, PromptError, UnsupportedErro
 from textseg.models.sam import FAMILIES, SamSegmenter, features_to_numpy, load
 from textseg.models.sam_input import InputSpec
 from textseg.models.sam_tiny import tiny_model, tiny_processor
-from textseg.types import Candidates, Frame, Image, Prompts, Segmenter
+from textseg.protocols import Segmenter
+from textseg.types import Candidates, Frame, Image, Prompts
 
 KINDS = list(FAMILIES)
 TEXT_KINDS = ["sam", "sam_hq"]

@@ -22,8 +22,9 @@ from textseg.models import sam, sam_onnx
 from textseg.models.sam import FAMILIES, SamSegmenter
 from textseg.models.sam_input import InputSpec
 from textseg.models.sam_tiny import tiny_model, tiny_processor
+from textseg.protocols import Segmenter
 from textseg.segment import SegmentConfig, segment
-from textseg.types import Prompts, Segmenter
+from textseg.types import Prompts
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 

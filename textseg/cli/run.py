@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 PASS_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
-PARTS = ("clip", "detector", "sam")
+PARTS = ("clip", "detector", "sam", "refiner")
 
 
 def evaluate(context: typer.Context) -> None:
@@ -29,7 +29,7 @@ def train(
     context: typer.Context,
     stack: Annotated[str, typer.Argument(help="What to train; 'nano' is all there is.")],
     config: Annotated[
-        Path | None, typer.Option(help="Folder with clip.yaml, detector.yaml and sam.yaml; those that ship by default.")
+        Path | None, typer.Option(help="Folder with a YAML file for each part; those that ship by default.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the runs: checkpoints and metrics.")] = Path("runs/nano"),
     only: Annotated[list[str] | None, typer.Option(help=f"Train only this part ({', '.join(PARTS)}).")] = None,

@@ -47,6 +47,8 @@ def variants(pipeline: Pipeline, presets: Sequence[str] = ()) -> dict[str, Varia
         off("the text prompt", text_prompt=None)
     if pipeline.clip is not None:
         off("CLIP's look at the masks", clip_weight=0.0)
+    if pipeline.refiner is not None:
+        off("drawing masks again", refiner=None)
     off("the choice among SAM's masks", multimask=False)
     for preset in presets:
         found.append(Variant(preset, _Loaded(preset)))
@@ -135,10 +137,4 @@ def _without(
         config = replace(config, rank=replace(config.rank, weights=weights, clip_budget=0))
     if multimask is not None:
         config = replace(config, segment=replace(config.segment, multimask=multimask))
-    models = {
-        "segmenter": pipeline.segmenter,
-        "detector": pipeline.detector,
-        "clip": pipeline.clip,
-        "text_prompt": pipeline.text_prompt,
-    }
-    return Pipeline(**{**models, **off}, config=config, cache=pipeline.cache)
+    return pipeline.with_parts(config=config, **off)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from textseg import geometry, language
-from textseg.choose import select
+from textseg.choose import full_size, select
 from textseg.evaluate import metrics
 from textseg.evaluate.pages import Ask, Page
 from textseg.pipeline import Pipeline
@@ -171,8 +171,7 @@ def _overlaps(ask: Ask, scored: Scored) -> tuple[Float, Float, Bool]:
         return best, whole, right
     union, single = ask.union, _single_masks(ask)
     for i in np.flatnonzero(scored.areas > 0):
-        logits = scored.candidates.logits[scored.prompt_index[i], scored.mask_index[i]]
-        mask = geometry.upscale_masks(logits[None], scored.candidates.frame)[0]
+        mask = full_size(scored.candidates, scored.prompt_index[i : i + 1], scored.mask_index[i : i + 1])[0]
         if union is None:
             box = geometry.mask_boxes(mask[None])
             each, other = geometry.box_iou(box, ask.boxes_xyxy)[0], geometry.box_iou(box, ask.others_xyxy)[0]

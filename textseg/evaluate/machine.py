@@ -12,6 +12,7 @@ from typing import Any
 import textseg
 from textseg.build import resolve
 from textseg.config import Preset
+from textseg.protocols import ROLES
 
 _LIBRARIES = ("torch", "transformers", "open_clip_torch", "numpy", "opencv-python-headless")
 
@@ -49,7 +50,7 @@ def weights_hashes(preset: Preset) -> dict[str, str]:
     A model that is loaded from the hub is given by its id.
     """
     found: dict[str, str] = {}
-    for role in ("clip", "detector", "segmenter", "text_prompt"):
+    for role in sorted(ROLES):
         model = getattr(preset, role)
         if model is None:
             continue

@@ -23,8 +23,9 @@ from textseg.cache import EmbeddingCache
 from textseg.everything.options import Crop, EverythingOptions, check_cost, crops
 from textseg.everything.records import Everything, Rle
 from textseg.prompt import user_prompts
+from textseg.protocols import Segmenter
 from textseg.stream import stream
-from textseg.types import Embedding, Float, Image, Segmenter
+from textseg.types import Embedding, Float, Image
 from textseg.upscale import Outline, Upscaler
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ from textseg.crops import masked_crops
 from textseg.errors import ConfigError
 from textseg.everything.records import Everything
 from textseg.matmul import matmul
-from textseg.types import Float, ImageTextEncoder, Query
+from textseg.protocols import ImageTextEncoder
+from textseg.types import Float, Query
 
 _CROPS = 32  # at a time
 

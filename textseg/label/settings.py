@@ -14,10 +14,10 @@ from typing import Any
 from textseg.errors import TextsegError
 from textseg.label.ontology import Ontology
 from textseg.pipeline import Pipeline
+from textseg.protocols import ROLES
 
 logger = logging.getLogger(__name__)
 
-ROLES = ("segmenter", "detector", "clip", "text_prompt")
 _SHOWN = 60
 
 

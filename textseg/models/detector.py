@@ -19,7 +19,8 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from textseg.errors import ConfigError, UnsupportedError, nearest
-from textseg.types import Detector, ImageTextEncoder, Proposals, UInt8
+from textseg.protocols import Detector, ImageTextEncoder
+from textseg.types import Proposals, UInt8
 
 V = TypeVar("V")
 

@@ -27,7 +27,8 @@ from torchvision.ops import batched_nms
 from textseg.errors import WeightsError
 from textseg.models.nano_network import PIXEL_STRIDE, Answers, Features, NanoNetwork, NetworkConfig, TextCodes
 from textseg.propose import concatenate
-from textseg.types import Float, Frame, Image, ImageTextEncoder, Proposals, UInt8
+from textseg.protocols import ImageTextEncoder
+from textseg.types import Float, Frame, Image, Proposals, UInt8
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -314,10 +314,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train the nano detector.")
     parser.add_argument("--config", required=True, help="YAML file with TrainConfig's keys")
     parser.add_argument("--out", required=True, help="folder of the run: checkpoint and metrics")
+    parser.add_argument("--data", metavar="DIR", help="the folder of training pictures, instead of the config's")
     parser.add_argument("--export-only", metavar="DIR", help="write the checkpoint's averaged weights there and stop")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     config = read_config(options.config)
+    if options.data:
+        config = replace(config, data_root=options.data)
     if options.export_only:
         Trainer(config, options.out).export(options.export_only)
         return

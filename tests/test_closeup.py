@@ -1,0 +1,68 @@
+"""Windows, what is cut out of them, and the way back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from textseg import closeup
+
+
+def test_windows_are_square_about_the_boxes_and_never_too_small() -> None:
+    boxes = np.array([[10, 20, 50, 40], [5, 5, 8, 6]], np.float32)
+    windows = closeup.windows_around(boxes, 1.5, 24)
+    np.testing.assert_allclose(windows, [[0, 0, 60], [-5.5, -6.5, 24]])
+    assert windows.dtype == np.float32
+
+
+def test_no_box_has_no_window() -> None:
+    assert closeup.windows_around(np.zeros((0, 4), np.float32), 1.5, 24).shape == (0, 3)
+
+
+def test_a_cut_at_the_pictures_own_scale_is_the_picture() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(closeup.cut(picture, np.array([7, 9, 16], np.float32), 16), picture[9:25, 7:23])
+
+
+def test_beyond_the_picture_a_cut_is_empty() -> None:
+    picture = np.full((10, 10), 200, np.uint8)
+    part = closeup.cut(picture, np.array([-5, -5, 10], np.float32), 10)
+    assert part[:4, :4].max() == 0
+    assert part[6:, 6:].min() == 200
+    assert closeup.cut(picture, np.array([50, 50, 10], np.float32), 10).max() == 0
+
+
+def test_fine_texture_is_averaged_where_many_pixels_become_one() -> None:
+    chequered = np.indices((64, 64)).sum(axis=0).astype(np.uint8) % 2 * 255
+    small = closeup.cut(chequered, np.array([0, 0, 64], np.float32), 8)
+    assert abs(float(small[1:-1, 1:-1].mean()) - 127.5) < 3
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [((0, 0, 8, 8), 1.0), ((2, 0, 6, 8), 0.5), ((100, 100, 120, 120), 0.0), ((1.5, 0, 2, 8), 0.0625)],
+)
+def test_a_box_covers_its_share_of_a_window(box: tuple[float, ...], expected: float) -> None:
+    covered = closeup.cover(np.array([0, 0, 8], np.float32), np.array(box, np.float32), 8)
+    assert covered.mean() == pytest.approx(expected)
+
+
+def test_what_is_looked_at_comes_back_to_its_place() -> None:
+    size_hw = (120, 160)
+    logits = np.full((60, 80), -6, np.float32)
+    logits[20:35, 30:50] = 6
+    window = np.array([44, 24, 64], np.float32)  # the mask is at 60..100 by 40..70 pixels of the picture
+    near = closeup.look(logits, window, size_hw, 56, -8)
+    back = closeup.paste(near, window, size_hw, (60, 80), -8)
+    np.testing.assert_array_equal(back > 0, logits > 0)
+    full = closeup.paste(near, window, size_hw, size_hw, -1) > 0
+    ys, xs = np.nonzero(full)
+    assert (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1) == (60, 40, 100, 70)
+
+
+def test_specks_do_not_stretch_the_extent_of_a_mask() -> None:
+    mask = np.zeros((50, 100), np.bool_)
+    mask[10:30, 20:60] = True
+    mask[48, 98] = True
+    np.testing.assert_allclose(closeup.extent(mask, (100, 200)), [40, 20, 120, 60])
+    assert closeup.extent(np.zeros((4, 4), np.bool_), (8, 8)).max() == 0

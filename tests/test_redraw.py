@@ -1,0 +1,101 @@
+"""Which masks are drawn again, and what becomes of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.fakes import RED_BOX, fake_pipeline, scene
+from textseg import closeup
+from textseg.errors import ConfigError
+from textseg.prompt import user_prompts
+from textseg.redraw import RedrawConfig, redraw
+from textseg.types import Candidates, Closeups, Float, Frame, Image, Proposals
+
+
+class Stamp:
+    """A refiner that draws a square in the middle of its window and is sure of it."""
+
+    model_id = "stamp"
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def refine(self, image: Image, logits: Float, boxes_xyxy: Float) -> Closeups:
+        self.asked.append(len(logits))
+        near = np.full((len(logits), 8, 8), -8, np.float32)
+        near[:, 2:6, 2:6] = 8
+        windows = closeup.windows_around(np.nan_to_num(boxes_xyxy, nan=4.0), 2.0, 4.0)
+        return Closeups(windows, near, np.full(len(logits), 0.7, np.float32))
+
+
+def given(phrases: list[int], scores: list[float], source: str = "detector") -> tuple[Proposals, Candidates]:
+    n = len(phrases)
+    boxes = np.tile(np.array([10, 10, 30, 30], np.float32), (n, 1))
+    proposals = Proposals(boxes, np.array(scores, np.float32), np.array(phrases), (source,) * n)
+    claimed = np.tile(np.array([0.2, 0.9], np.float32), (n, 1))
+    return proposals, Candidates(np.full((n, 2, 40, 40), -8.0), claimed, Frame((40, 40), (40, 40), (40, 40)))
+
+
+def drawn(proposals: Proposals, candidates: Candidates, config: RedrawConfig) -> Candidates:
+    prompts = user_prompts(np.arange(len(proposals)), boxes_xyxy=proposals.boxes_xyxy)
+    image = fake_pipeline().open(scene((40, 40), {})).image
+    return redraw(Stamp(), image, proposals, prompts, candidates, config)
+
+
+def chosen(candidates: Candidates) -> list[bool]:
+    """Return for each prompt whether a mask of it was drawn again."""
+    assert candidates.closeup_index is not None
+    return (candidates.closeup_index >= 0).any(axis=1).tolist()
+
+
+def test_the_best_mask_is_replaced_and_keeps_the_segmenters_claim() -> None:
+    after = drawn(*given([0], [0.9]), RedrawConfig())
+    assert after.predicted_iou[0].tolist() == pytest.approx([0.2, 0.9])
+    assert after.closeups is not None
+    assert after.closeups.predicted_iou.tolist() == pytest.approx([0.7])
+    assert (after.logits[0, 0] == -8).all()
+    ys, xs = np.nonzero(after.logits[0, 1] > 0)
+    assert (xs.min(), ys.min(), xs.max(), ys.max()) == (10, 10, 29, 29)
+    assert after.closeup_index is not None
+    assert after.closeup_index.tolist() == [[-1, 0]]
+
+
+def test_each_phrases_best_come_first_within_the_budgets() -> None:
+    proposals, candidates = given([0, 0, 0, 1], [0.9, 0.8, 0.7, 0.1])
+    after = drawn(proposals, candidates, RedrawConfig(per_phrase=2, total=2))
+    assert chosen(after) == [True, False, False, True]
+    after = drawn(proposals, candidates, RedrawConfig(per_phrase=2, total=9))
+    assert chosen(after) == [True, True, False, True]
+
+
+def test_the_callers_own_prompts_are_always_drawn_again() -> None:
+    after = drawn(*given([0, 0], [1, 1], "user"), RedrawConfig(per_phrase=0, total=0))
+    assert chosen(after) == [True, True]
+
+
+def test_nothing_to_draw_leaves_the_candidates_as_they_are() -> None:
+    proposals, candidates = given([], [])
+    assert drawn(proposals, candidates, RedrawConfig()) is candidates
+
+
+@pytest.mark.parametrize("setting", [{"per_phrase": -1}, {"total": -2}])
+def test_a_negative_budget_is_refused(setting: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="expected 0 or more"):
+        RedrawConfig(**setting)
+
+
+def test_accepted_masks_are_as_fine_as_their_closeups() -> None:
+    pipeline = fake_pipeline(refiner=Stamp())
+    result = pipeline(scene(), "the red box", multimask=False)
+    assert len(result) == 1
+    side = 2 * (RED_BOX[3] - RED_BOX[1])  # of the window; the stamp fills its middle half
+    assert result.masks.sum() == pytest.approx((side / 2) ** 2, rel=0.05)
+    assert result.seconds["redraw"] >= 0
+
+
+def test_without_a_refiner_nothing_changes() -> None:
+    pipeline = fake_pipeline()
+    before, after = pipeline(scene(), "the red box"), pipeline.with_parts(refiner=None)(scene(), "the red box")
+    np.testing.assert_array_equal(before.masks, after.masks)
+    assert "redraw" not in before.seconds

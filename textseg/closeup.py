@@ -1,0 +1,111 @@
+"""Close looks at a picture: square windows around boxes, what is cut out of them, and back again.
+
+A window is (left, top, side) in pixels of the picture, float32; it may reach beyond the picture.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import cv2
+import numpy as np
+
+from textseg.types import Bool, Float
+
+_SPECKS = 0.02
+
+
+def windows_around(boxes_xyxy: Float, grow: float, least: float) -> Float:
+    """Return float32 (N, 3): square windows about N boxes, their longer side times ``grow``, at least ``least``."""
+    boxes = np.asarray(boxes_xyxy, np.float32).reshape(-1, 4)
+    side = np.maximum((boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0) * grow, least)
+    corner = (boxes[:, :2] + boxes[:, 2:] - side[:, None]) / 2
+    return np.concatenate([corner, side[:, None]], axis=1).astype(np.float32)
+
+
+def extent(mask: Bool, size_hw: tuple[int, int]) -> Float:
+    """Return float32 (4,): about what box of a picture of ``size_hw`` pixels an (h, w) mask over it fills.
+
+    Stray specks, less than a fiftieth of the mask at each side, do not count. An empty mask has the box of no size.
+    """
+    sides = []
+    for axis, size in ((0, size_hw[1]), (1, size_hw[0])):
+        share = np.cumsum(mask.sum(axis=axis, dtype=np.float64))
+        if not share[-1]:
+            return np.zeros(4, np.float32)
+        low, high = np.searchsorted(share / share[-1], (_SPECKS, 1 - _SPECKS))
+        sides.append((low * size / len(share), (high + 1) * size / len(share)))
+    return np.array([sides[0][0], sides[1][0], sides[0][1], sides[1][1]], np.float32)
+
+
+def cut(array: Any, window: Float, size: int) -> Any:
+    """Cut a square window (left, top, side) out of an (h, w) or (h, w, 3) array, resampled to ``size``; 0 outside."""
+    x, y, side = (float(v) for v in window)
+    return resample(array, (x, y), (side / size, side / size), (size, size))
+
+
+def resample(
+    array: Any,
+    corner_xy: tuple[float, float],
+    step_xy: tuple[float, float],
+    out_hw: tuple[int, int],
+    outside: float = 0,
+) -> Any:
+    """Sample an (h, w) or (h, w, 3) array on another grid.
+
+    Args:
+        array: uint8 or float32.
+        corner_xy: where the grid's first pixel begins, in pixels of the array; may lie outside.
+        step_xy: pixels of the array from one of the grid's to the next; where that is many, they are averaged.
+        out_hw: the grid's size.
+        outside: value of what lies outside the array.
+    """
+    (x, y), (step_x, step_y), (rows, columns) = corner_xy, step_xy, out_hw
+    left, top = max(0, math.floor(x) - 1), max(0, math.floor(y) - 1)
+    part = array[
+        top : max(top, math.ceil(y + rows * step_y) + 1), left : max(left, math.ceil(x + columns * step_x) + 1)
+    ]
+    if not part.size:
+        return np.full((rows, columns, *array.shape[2:]), outside, array.dtype)
+    x, y = x - left, y - top
+    if max(step_x, step_y) > 1.33:  # average before sampling, or fine texture turns to noise
+        height, width = part.shape[:2]
+        small_wh = max(1, round(width / max(step_x, 1.0))), max(1, round(height / max(step_y, 1.0)))
+        part = cv2.resize(part, small_wh, interpolation=cv2.INTER_AREA)
+        x, step_x = x * small_wh[0] / width, step_x * small_wh[0] / width
+        y, step_y = y * small_wh[1] / height, step_y * small_wh[1] / height
+    # from a pixel of the grid to the array's: centres lie half a pixel in
+    matrix = np.array([[step_x, 0, x + (step_x - 1) / 2], [0, step_y, y + (step_y - 1) / 2]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    border = (outside,) * 4
+    return cv2.warpAffine(
+        part, matrix, (columns, rows), flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=border
+    )
+
+
+def cover(window: Float, box_xyxy: Float, size: int) -> Float:
+    """Return float32 (size, size): the share of each pixel of a crop that the box covers."""
+    x, y, side = (float(v) for v in window)
+    lines = []
+    for low, high, start in ((box_xyxy[1], box_xyxy[3], y), (box_xyxy[0], box_xyxy[2], x)):
+        place = np.arange(size, dtype=np.float32)
+        first, last = (float(low) - start) * size / side, (float(high) - start) * size / side
+        lines.append(np.clip(np.minimum(place + 1, last) - np.maximum(place, first), 0, 1))
+    return np.asarray(lines[0][:, None] * lines[1][None], np.float32)
+
+
+def look(logits: Float, window: Float, size_hw: tuple[int, int], size: int, outside: float) -> Float:
+    """Return float32 (size, size): what (h, w) logits over a whole picture of ``size_hw`` pixels say in a window."""
+    x, y, side = (float(v) for v in window)
+    per_x, per_y = logits.shape[1] / size_hw[1], logits.shape[0] / size_hw[0]
+    corner, step = (x * per_x, y * per_y), (side * per_x / size, side * per_y / size)
+    return np.asarray(resample(logits, corner, step, (size, size), outside), np.float32)
+
+
+def paste(near: Float, window: Float, size_hw: tuple[int, int], out_hw: tuple[int, int], outside: float) -> Float:
+    """Return float32 (h, w) logits over a whole picture of ``size_hw`` pixels from those (s, s) of a window."""
+    x, y, side = (float(v) for v in window)
+    per = len(near) / side
+    step = (size_hw[1] / out_hw[1] * per, size_hw[0] / out_hw[0] * per)
+    return np.asarray(resample(near, (-x * per, -y * per), step, out_hw, outside), np.float32)

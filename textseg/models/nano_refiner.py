@@ -1,0 +1,216 @@
+"""The nano mask refiner: a crop around each rough mask is looked at closely and the mask drawn again.
+
+SAM's small encoder sees a whole picture in 24 × 24 tokens; that says what is where, but draws edges loosely. A
+convolutional network learns edges from far fewer pictures, and a crop shows it small things large. It takes the
+crop, the rough mask and the prompt's box, and knows no classes: what is meant is what the rough mask covers.
+The idea is CascadePSP's (Cheng et al., CVPR 2020), the network a small U-Net (Ronneberger et al., 2015).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from textseg import closeup
+from textseg.closeup import cover, cut
+from textseg.errors import WeightsError
+from textseg.models.nano_network import conv_bn, fold_norms
+from textseg.types import Closeups, Float, Image, UInt8
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+
+PLANES = 6
+"""Of the input: red, green, blue, the rough mask, the box, and what of the crop is picture."""
+
+ROUGH_SCALE = 4.0
+"""Rough logits are divided by this and kept within ±2."""
+
+PIXEL_MEAN, PIXEL_STD = 118.0, 60.0
+
+LIMIT = 8.0
+"""Logits are kept within ± this; what lies outside the picture gets the least."""
+
+
+@dataclass(frozen=True)
+class RefinerConfig:
+    """The shape of the network and of its crops; saved beside the weights.
+
+    Attributes:
+        side: pixels of the square crop; masks come out at half of it. A multiple of 16.
+        widths: channels at strides 2, 4, 8 and 16.
+        blocks: residual blocks at each of them.
+        grow: the crop is the mask's box, made square and grown by this factor.
+        least: least side of a crop in pixels of the picture.
+    """
+
+    side: int = 112
+    widths: tuple[int, ...] = (24, 48, 96, 112)
+    blocks: int = 2
+    grow: float = 1.6
+    least: float = 24.0
+
+
+class Refined(NamedTuple):
+    """Logits (N, side / 2, side / 2) over the crops, and the logit of each mask's IoU, (N,)."""
+
+    logits: Tensor
+    iou: Tensor
+
+
+class Block(nn.Module):
+    """Two convolutions around a shortcut (He et al., 2016)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(conv_bn(width, width), conv_bn(width, width, act=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) to the same shape."""
+        return functional.relu(x + self.body(x))
+
+
+class RefinerNetwork(nn.Module):
+    """See the module's text. About 1.2 M parameters as configured by default."""
+
+    def __init__(self, config: RefinerConfig | None = None) -> None:
+        super().__init__()
+        self.config = c = config or RefinerConfig()
+        self.down = nn.ModuleList()
+        for inputs, width in zip((PLANES, *c.widths), c.widths, strict=False):
+            enter = nn.Conv2d(inputs, width, 3, stride=2, padding=1, bias=False)
+            blocks = [Block(width) for _ in range(c.blocks)]
+            self.down.append(nn.Sequential(enter, nn.BatchNorm2d(width), nn.ReLU(inplace=True), *blocks))
+        pairs = list(zip(c.widths[:0:-1], c.widths[-2::-1], strict=True))  # from the coarsest up
+        self.lateral = nn.ModuleList(conv_bn(coarse, fine, 1, act=False) for coarse, fine in pairs)
+        self.up = nn.ModuleList(Block(fine) for _, fine in pairs)
+        self.draw = nn.Conv2d(c.widths[0], 1, 3, padding=1)
+        self.trust = nn.Parameter(torch.ones(()))
+        self.judge = nn.Sequential(nn.Linear(c.widths[-1] + c.widths[0], 64), nn.ReLU(inplace=True), nn.Linear(64, 1))
+
+    def forward(self, planes: Tensor) -> Refined:
+        """Map (N, 6, side, side) to the masks; ``planes`` as ``crop_planes`` makes them."""
+        levels = [planes]
+        for down in self.down:
+            levels.append(down(levels[-1]))
+        deep = x = levels[-1]
+        for lateral, up, fine in zip(self.lateral, self.up, levels[-2:0:-1], strict=True):
+            x = up(fine + functional.interpolate(lateral(x), scale_factor=2.0, mode="nearest"))
+        rough = functional.avg_pool2d(planes[:, 3:4], 2) * ROUGH_SCALE
+        logits = (self.draw(x) + self.trust * rough)[:, 0].float()  # (N, side / 2, side / 2)
+        share = logits.detach().sigmoid()[:, None]
+        inside = (x * share).sum((2, 3)) / share.sum((2, 3)).clamp_min(1.0)
+        return Refined(logits, self.judge(torch.cat([deep.mean((2, 3)), inside], dim=1))[:, 0].float())
+
+
+def crop_planes(image_rgb: UInt8, rough: Float, window: Float, box_xyxy: Float | None, config: RefinerConfig) -> Float:
+    """Return float32 (6, side, side), what the network sees of one rough mask.
+
+    Args:
+        image_rgb: uint8 (H, W, 3), the picture.
+        rough: float32 (m, m), the rough mask's logits over the crop.
+        window: float32 (3,), from ``closeup.windows_around``.
+        box_xyxy: float32 (4,), the prompt's box in pixels of the picture; None where there is none.
+        config: sizes.
+    """
+    size = config.side
+    planes = np.empty((PLANES, size, size), np.float32)
+    inside = cover(window, np.array([0, 0, image_rgb.shape[1], image_rgb.shape[0]], np.float32), size)
+    pixels = np.moveaxis(cut(image_rgb, window, size).astype(np.float32), 2, 0)
+    planes[:3] = (pixels - PIXEL_MEAN) / PIXEL_STD * (inside > 0.5)
+    planes[3] = np.clip(cv2.resize(rough, (size, size), interpolation=cv2.INTER_LINEAR) / ROUGH_SCALE, -2, 2)
+    planes[4] = 0.0 if box_xyxy is None else cover(window, box_xyxy, size)
+    planes[5] = inside
+    return planes
+
+
+class NanoRefiner:
+    """Draws masks again; see the module's text.
+
+    Args:
+        network: the trained network.
+        model_id: how it is called.
+    """
+
+    def __init__(self, network: RefinerNetwork, model_id: str) -> None:
+        self.network = network
+        self.model_id = model_id
+
+    @classmethod
+    def load(cls, folder: str | Path) -> NanoRefiner:
+        """Read the weights in a folder; errors as ``load_refiner`` says."""
+        network = load_refiner(folder)
+        fold_norms(network)
+        return cls(network.to(memory_format=torch.channels_last), "nano-refiner")
+
+    def refine(self, image: Image, logits: Float, boxes_xyxy: Float) -> Closeups:
+        """Draw N masks of one picture again.
+
+        Args:
+            image: the picture.
+            logits: float32 (N, h, w) over the whole picture, without padding; N may be 0.
+            boxes_xyxy: float32 (N, 4), the prompts' boxes in pixels of the picture; NaN rows: none.
+        """
+        config, size = self.network.config, self.network.config.side // 2
+        if not len(logits):
+            none = np.zeros((0, size, size), np.float32)
+            return Closeups(none[:, 0, :3], none, none[:, 0, 0])
+        shown = [closeup.extent(rough > 0, image.size_hw) for rough in logits]
+        boxes = np.where(np.isnan(boxes_xyxy), np.stack(shown), boxes_xyxy)
+        windows = closeup.windows_around(boxes, config.grow, config.least)
+        planes = []
+        for rough, window, box in zip(logits, windows, boxes_xyxy, strict=True):
+            near = closeup.look(rough, window, image.size_hw, size, -LIMIT)
+            planes.append(crop_planes(image.rgb, near, window, None if np.isnan(box).any() else box, config))
+        return Closeups(windows, *self._ask(np.stack(planes)))
+
+    @torch.inference_mode()
+    def _ask(self, planes: Float) -> tuple[Float, Float]:
+        batch = torch.from_numpy(planes).contiguous(memory_format=torch.channels_last)
+        refined = self.network(batch)
+        return refined.logits.clamp(-LIMIT, LIMIT).numpy(), refined.iou.sigmoid().numpy()
+
+
+def save_refiner(folder: str | Path, network: RefinerNetwork) -> None:
+    """Write ``config.json`` and float16 ``model.safetensors`` into ``folder`` (made if missing)."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG_FILE).write_text(json.dumps(asdict(network.config), indent=2) + "\n", encoding="utf-8")
+    tensors = {
+        name: value.detach().half().contiguous()
+        for name, value in network.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    save_file(tensors, folder / WEIGHTS_FILE)
+
+
+def load_refiner(folder: str | Path) -> RefinerNetwork:
+    """Read what ``save_refiner`` wrote, as float32, ready to be asked.
+
+    Raises:
+        WeightsError: naming the file that is missing, damaged or does not fit.
+    """
+    config_path, weights_path = Path(folder) / CONFIG_FILE, Path(folder) / WEIGHTS_FILE
+    try:
+        saved = json.loads(config_path.read_text(encoding="utf-8"))
+        network = RefinerNetwork(RefinerConfig(**{**saved, "widths": tuple(saved["widths"])}))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise WeightsError(f"{config_path}: no mask refiner's config ({error}); install the weights again") from error
+    try:
+        state = {name: value.float() for name, value in load_file(weights_path).items()}
+        missing, unexpected = network.load_state_dict(state, strict=False)
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+        raise WeightsError(f"{weights_path}: damaged or of another network ({error}); install it again") from error
+    lost = [*unexpected, *(name for name in missing if not name.endswith("num_batches_tracked"))]
+    if lost:
+        raise WeightsError(f"{weights_path}: {len(lost)} tensors do not fit {config_path.name}, such as {lost[0]!r}")
+    return network.eval().to(memory_format=torch.channels_last)

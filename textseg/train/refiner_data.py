@@ -1,0 +1,249 @@
+"""Crops for the mask refiner: things of pictures, with rough masks as SAM, a detector or a box would give them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from textseg import closeup
+from textseg.models.nano_refiner import LIMIT, RefinerConfig, crop_planes
+from textseg.prior import box_prior
+from textseg.train import refiner_roughs
+from textseg.train import sam_prompts as sp
+from textseg.train.data import LabelledObject, Sample
+from textseg.train.refiner_roughs import Rough
+from textseg.train.sam_data import Sources
+from textseg.types import Float, UInt8
+
+
+@dataclass(frozen=True)
+class CropConfig:
+    """What crops are made of.
+
+    Attributes:
+        batch: crops a batch.
+        shares: how often a crop comes from each set; "scene" is composed.
+        least_side: things of a shorter longer side, pixels of the picture, are left out.
+        scenes: how many scenes are kept; each is used ``crops_a_scene`` times, then another takes its place.
+        ellipse: share of the crops whose rough mask says no more than the box.
+        no_box: share of the crops without a box.
+        grow: range of the crop's side, in sides of the thing's box.
+        real: share of the crops whose rough mask is one that a pipeline made, where there are such.
+        near: like ``grow``, for those.
+    """
+
+    batch: int = 32
+    shares: dict[str, float] = field(default_factory=lambda: {"scene": 0.35, "coco": 0.3, "ccp": 0.35})
+    least_side: float = 12.0
+    scenes: int = 96
+    crops_a_scene: int = 24
+    ellipse: float = 0.25
+    no_box: float = 0.15
+    grow: tuple[float, float] = (1.3, 2.1)
+    real: float = 0.5
+    near: tuple[float, float] = (1.45, 1.8)
+
+
+class CropBatch(NamedTuple):
+    """B crops: planes float32 (B, 6, S, S), targets uint8 (B, S / 2, S / 2) coverage, valid bool likewise."""
+
+    planes: Tensor
+    targets: Tensor
+    valid: Tensor
+
+
+_LEAST_TARGET = 8  # pixels of the answer
+_SLACK = 0.15  # how far a thing may reach out of the box that is drawn around it, in sides of the box
+
+Crop = tuple[Float, UInt8, UInt8]
+"""Planes (6, S, S), target and validity uint8 (S / 2, S / 2)."""
+
+
+class Crops:
+    """Draws things and makes crops of them."""
+
+    def __init__(
+        self, sources: Sources, config: CropConfig, network: RefinerConfig, roughs: Sequence[Rough] = ()
+    ) -> None:
+        self.sources, self.config, self.network, self.roughs = sources, config, network, roughs
+        self.places = {name: list(photos.places()) for name, photos in sources.photos.items()}
+        self._scenes: list[tuple[Sample, int]] = []
+        self._numbered: dict[int, Sample] = {}
+
+    @classmethod
+    def load(
+        cls, root: str | Path, config: CropConfig, network: RefinerConfig, split: str = "train", roughs: str = ""
+    ) -> Crops:
+        """Read the pictures under ``root``, and the masks that ``refiner_roughs`` kept in a file, if there is one."""
+        kept = refiner_roughs.load(roughs) if roughs else []
+        return cls(Sources.load(root, config.shares, 448, split), config, network, kept)
+
+    def one(self, rng: np.random.Generator) -> Crop | None:
+        """One crop; None where the draw was no use."""
+        if self.roughs and rng.random() < self.config.real:
+            return self._real(self.roughs[int(rng.integers(len(self.roughs)))], rng)
+        names = list(self.config.shares)
+        weights = np.array([self.config.shares[name] for name in names])
+        name = names[int(rng.choice(len(names), p=weights / weights.sum()))]
+        if name == "scene":
+            sample = self._scene(rng)
+            if not sample.objects:
+                return None
+            index = int(rng.integers(len(sample.objects)))
+            others = [o for i, o in enumerate(sample.objects) if i != index]
+            return self.crop(sample.image_rgb, sample.objects[index], others, name, rng)
+        picture, label, _ = self.places[name][int(rng.integers(len(self.places[name])))]
+        image_rgb, thing = self.sources.photos[name].one(picture, label)
+        others = []
+        if rng.random() < 0.2:
+            beside = [p for p in self._of_picture(name, picture) if p != label]
+            others = [self.sources.photos[name].one(picture, p)[1] for p in beside[:1]]
+        return self.crop(image_rgb, thing, others, name, rng)
+
+    def _real(self, rough: Rough, rng: np.random.Generator) -> Crop | None:
+        """One crop of a mask that a pipeline made."""
+        if rough.source == "scene":
+            sample = self._scene_of(rough.picture)
+            image_rgb, thing = sample.image_rgb, sample.objects[rough.label]
+        else:
+            image_rgb, thing = self.sources.photos[rough.source].one(rough.picture, rough.label)
+        if thing.mask is None:
+            return None
+        size_hw, size = (image_rgb.shape[0], image_rgb.shape[1]), self.network.side // 2
+        has_box = not np.isnan(rough.box_xyxy).any()
+        box = rough.box_xyxy if has_box else closeup.extent(rough.logits > 0, size_hw)
+        window = self._window(box, rng, self.config.near)
+        near = closeup.look(rough.logits, window, size_hw, size, -LIMIT)
+        target = sp.as_uint8(closeup.cut(thing.mask.astype(np.uint8) * 255, window, size))
+        if has_box:  # around one shoe, the other one is not meant
+            slack = _SLACK * np.tile(box[2:] - box[:2], 2) * (-1, -1, 1, 1)
+            target = np.where(closeup.cover(window, (box + slack).astype(np.float32), size) > 0.5, target, np.uint8(0))
+        if int((target > 127).sum()) < _LEAST_TARGET:
+            return None
+        return self._made(image_rgb, near, target, window, box if has_box else None, rng)
+
+    def _scene_of(self, number: int) -> Sample:
+        if number not in self._numbered:
+            if len(self._numbered) >= self.config.scenes:
+                self._numbered.pop(next(iter(self._numbered)))
+            self._numbered[number] = refiner_roughs.scene(self.sources, number)
+        return self._numbered[number]
+
+    def _of_picture(self, name: str, picture: int) -> list[int]:
+        return [label for p, label, _ in self.places[name] if p == picture]
+
+    def _scene(self, rng: np.random.Generator) -> Sample:
+        if len(self._scenes) < self.config.scenes:
+            sample = self.sources.composers[int(rng.random() < 0.35)].compose(rng)
+            self._scenes.append((sample, self.config.crops_a_scene))
+            return sample
+        place = int(rng.integers(len(self._scenes)))
+        sample, left = self._scenes[place]
+        if left <= 1:
+            self._scenes[place] = self._scenes[-1]
+            self._scenes.pop()
+        else:
+            self._scenes[place] = (sample, left - 1)
+        return sample
+
+    def crop(
+        self,
+        image_rgb: UInt8,
+        thing: LabelledObject,
+        others: list[LabelledObject],
+        source: str,
+        rng: np.random.Generator,
+    ) -> Crop | None:
+        """One crop of one thing."""
+        if thing.mask is None or thing.crowd:
+            return None
+        mask = thing.mask.astype(np.uint8) * 255
+        if source == "ccp" and thing.name != "person" and rng.random() < 0.5:
+            pieces = sp.components(mask)
+            mask = pieces[int(rng.integers(len(pieces)))] if len(pieces) > 1 else mask
+        tight = sp.tight_box(mask)
+        height, width = image_rgb.shape[:2]
+        if tight is None or float((tight[2:] - tight[:2]).max()) < self.config.least_side:
+            return None
+        box = sp.jitter_box(tight, (width, height), rng)
+        window = self._window(box, rng, self.config.grow)
+        size = self.network.side // 2
+        target = sp.as_uint8(closeup.cut(mask, window, size))
+        if int((target > 127).sum()) < _LEAST_TARGET:
+            return None
+        other = None
+        if others and rng.random() < 0.3:
+            beside = others[int(rng.integers(len(others)))]
+            if beside.mask is not None:
+                other = sp.as_uint8(closeup.cut(beside.mask.astype(np.uint8) * 255, window, size))
+        scale = size / float(window[2])
+        place = ((box - np.tile(window[:2], 2)) * scale).astype(np.float32)
+        if rng.random() < self.config.ellipse:
+            rough = box_prior(place[None], (size, size), (size, size))[0]
+        else:
+            rough = sp.simulate_rough(sp.RoughContext(target, other, place), rng)
+        return self._made(image_rgb, rough, target, window, None if rng.random() < self.config.no_box else box, rng)
+
+    def _made(
+        self, image_rgb: UInt8, rough: Float, target: UInt8, window: Float, box: Float | None, rng: np.random.Generator
+    ) -> Crop:
+        """What the network sees, and is to answer; mirrored half of the time."""
+        planes = crop_planes(_light(image_rgb, window, rng), rough, window, box, self.network)
+        valid = planes[5, ::2, ::2] > 0.5
+        if rng.random() < 0.5:
+            planes, target, valid = planes[:, :, ::-1], target[:, ::-1], valid[:, ::-1]
+        return np.ascontiguousarray(planes), np.ascontiguousarray(target), np.ascontiguousarray(valid, dtype=np.uint8)
+
+    def _window(self, box: Float, rng: np.random.Generator, grow: tuple[float, float]) -> Float:
+        """A crop somewhat off the one that the box would give."""
+        longest = float((box[2:] - box[:2]).max())
+        side = max(longest * float(np.exp(rng.uniform(*np.log(grow)))), self.network.least)
+        center = (box[:2] + box[2:]) / 2 + rng.uniform(-0.08, 0.08, 2) * side
+        return np.array([*(center - side / 2), side], np.float32)
+
+
+def _light(image_rgb: UInt8, window: Float, rng: np.random.Generator) -> UInt8:
+    """The picture around a window, brighter, darker, flatter or blurred; what is outside stays as it is."""
+    if rng.random() > 0.7:
+        return image_rgb
+    gain, shift = float(rng.uniform(0.7, 1.35)), float(rng.uniform(-30, 30))
+    table = np.clip((np.arange(256) - 128) * gain + 128 + shift, 0, 255).astype(np.uint8)
+    x0, y0 = (max(0, int(v)) for v in window[:2])
+    x1, y1 = (max(0, int(v + window[2]) + 2) for v in window[:2])
+    out = image_rgb.copy()
+    out[y0:y1, x0:x1] = cv2.LUT(image_rgb[y0:y1, x0:x1], table)
+    return out
+
+
+class CropStream(IterableDataset[CropBatch]):
+    """An endless stream of batches; every worker has its own seed."""
+
+    def __init__(self, crops: Crops, seed: int) -> None:
+        self.crops, self.seed = crops, seed
+
+    def __iter__(self) -> Iterator[CropBatch]:
+        info = torch.utils.data.get_worker_info()
+        rng = np.random.default_rng((self.seed, 0 if info is None else info.id))
+        if info is not None:
+            os.nice(2)
+        while True:
+            yield self.batch(rng)
+
+    def batch(self, rng: np.random.Generator) -> CropBatch:
+        """One batch."""
+        made: list[Crop] = []
+        while len(made) < self.crops.config.batch:
+            one = self.crops.one(rng)
+            if one is not None:
+                made.append(one)
+        planes, targets, valid = (torch.from_numpy(np.stack(some)) for some in zip(*made, strict=True))
+        return CropBatch(planes, targets, valid.bool())
