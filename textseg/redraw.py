@@ -7,6 +7,7 @@ crop around each mask. It is asked before the ranking, so that every score part 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from textseg import closeup, geometry
 from textseg.errors import ConfigError
 from textseg.propose import place_in_phrase
 from textseg.protocols import MaskRefiner
-from textseg.types import Candidates, Image, Int, Prompts, Proposals
+from textseg.types import Bool, Candidates, Image, Prompts, Proposals
 
 OUTSIDE = -8.0
 """Logit of what lies outside a closeup: it was drawn in full."""
@@ -47,31 +48,38 @@ def redraw(
     candidates: Candidates,
     config: RedrawConfig,
 ) -> Candidates:
-    """Return the candidates with the mask of best predicted IoU drawn again for the prompts that are chosen.
+    """Return the candidates with the masks of the chosen prompts drawn again.
 
-    The segmenter's predicted IoU stays, for it also says how well the prompt was answered; the refiner's comes beside
-    it with the closeup. The prompts' other masks stay as they are.
+    Of a phrase's prompt the mask of best predicted IoU is, and the prompt's other masks give way to it: two ways to
+    read one box rarely both answer a phrase. What the caller pointed at may be a thing or a part of it, so each of
+    its masks is drawn for itself. The segmenter's predicted IoU stays, for it also says how well the prompt was
+    answered; the refiner's comes beside it with the closeups.
     """
-    rows = _chosen(proposals, prompts, config)
-    if not len(rows):
+    own = np.array([proposals.sources[i] == "user" for i in prompts.proposal_index], np.bool_)
+    index = np.full(candidates.predicted_iou.shape, -1, np.int64)
+    looks: list[tuple[int, int]] = []
+    for p in _likeliest(proposals, prompts, own, config):
+        index[p] = len(looks)
+        looks.append((p, int(candidates.predicted_iou[p].argmax())))
+    for p, c in product(np.flatnonzero(own).tolist(), range(index.shape[1])):
+        index[p, c] = len(looks)
+        looks.append((p, c))
+    if not looks:
         return candidates
-    best = candidates.predicted_iou[rows].argmax(axis=1)
+    prompt, mask = (np.array(side, np.int64) for side in zip(*looks, strict=True))
     logits = candidates.logits.copy()
     inside = geometry.crop_padding(logits, candidates.frame)  # (P, C, h, w), a view
-    closeups = refiner.refine(image, np.ascontiguousarray(inside[rows, best]), prompts.boxes_xyxy[rows])
-    for row, mask, near, window in zip(rows, best, closeups.logits, closeups.windows, strict=True):
-        inside[row, mask] = closeup.paste(near, window, image.size_hw, inside.shape[-2:], OUTSIDE)
-    index = np.full(candidates.predicted_iou.shape, -1, np.int64)
-    index[rows, best] = np.arange(len(rows))
+    closeups = refiner.refine(image, np.ascontiguousarray(inside[prompt, mask]), prompts.boxes_xyxy[prompt])
+    for n, (near, window) in enumerate(zip(closeups.logits, closeups.windows, strict=True)):
+        inside[index == n] = closeup.paste(near, window, image.size_hw, inside.shape[-2:], OUTSIDE)
     return replace(candidates, logits=logits, closeups=closeups, closeup_index=index)
 
 
-def _chosen(proposals: Proposals, prompts: Prompts, config: RedrawConfig) -> Int:
-    """Return int64 indices of the prompts that are drawn again."""
+def _likeliest(proposals: Proposals, prompts: Prompts, own: Bool, config: RedrawConfig) -> list[int]:
+    """Return which prompts of phrases are drawn again, the best proposals of each phrase first."""
     of = prompts.proposal_index
     scores = proposals.scores[of]
     places = place_in_phrase(scores, proposals.phrase_index[of])
-    own = np.array([proposals.sources[i] == "user" for i in of], np.bool_)
     order = np.lexsort((-scores, places))
-    order = order[(places[order] < config.per_phrase) & ~own[order]][: config.total]
-    return np.sort(np.concatenate([np.flatnonzero(own), order])).astype(np.int64)
+    kept: list[int] = order[(places[order] < config.per_phrase) & ~own[order]][: config.total].tolist()
+    return kept
