@@ -57,16 +57,18 @@ def redraw(
     """
     own = np.array([proposals.sources[i] == "user" for i in prompts.proposal_index], np.bool_)
     index = np.full(candidates.predicted_iou.shape, -1, np.int64)
+    best = candidates.predicted_iou.argmax(axis=1)
     looks: list[tuple[int, int]] = []
     for p in _likeliest(proposals, prompts, own, config):
         index[p] = len(looks)
-        looks.append((p, int(candidates.predicted_iou[p].argmax())))
-    for p, c in product(np.flatnonzero(own).tolist(), range(index.shape[1])):
+        looks.append((p, int(best[p])))
+    for p, c in product(np.flatnonzero(own).tolist(), range(candidates.predicted_iou.shape[1])):
         index[p, c] = len(looks)
         looks.append((p, c))
     if not looks:
         return candidates
-    prompt, mask = (np.array(side, np.int64) for side in zip(*looks, strict=True))
+    table = np.array(looks, np.int64)
+    prompt, mask = table[:, 0], table[:, 1]
     logits = candidates.logits.copy()
     inside = geometry.crop_padding(logits, candidates.frame)  # (P, C, h, w), a view
     closeups = refiner.refine(image, np.ascontiguousarray(inside[prompt, mask]), prompts.boxes_xyxy[prompt])
