@@ -41,6 +41,7 @@ def show_preset(preset: PresetArgument) -> None:
 
     from textseg import downloads
     from textseg.config import read_preset
+    from textseg.protocols import ROLES
 
     settings = read_preset(preset)
     show.line(f"{settings.name}: {settings.summary}")
@@ -49,7 +50,7 @@ def show_preset(preset: PresetArgument) -> None:
         table.add_row(need.role, need.model.kind, need.model.model, need.state)
     show.console().print(table)
     values = dataclasses.asdict(settings)
-    stages = {key: values[key] for key in ("device", "dtype", "propose", "prompt", "segment", "rank", "everything")}
+    stages = {key: values[key] for key in values if key not in (*ROLES, "name", "summary")}
     stages["rank"]["backgrounds"] = list(stages["rank"]["backgrounds"])
     typer.echo(yaml.safe_dump(stages, sort_keys=False, allow_unicode=True).rstrip())
 

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
@@ -103,13 +103,14 @@ def _fill(kind: type[Any], table: Mapping[str, Any], prefix: str) -> Any:
 
 
 class RefinerTrainer:
-    """The state of a run: weights, optimizer, average, steps."""
+    """The state of a run: weights, optimizer, average, steps; ``network`` replaces the config's, for comparisons."""
 
-    def __init__(self, config: RefinerTrainConfig, out: Path) -> None:
+    def __init__(self, config: RefinerTrainConfig, out: Path, network: nn.Module | None = None) -> None:
         self.config, self.out = config, out
         loop.seed_everything(config.seed)
         torch.set_num_threads(config.threads)
-        network = load_refiner(config.start_from) if config.start_from else RefinerNetwork(config.network)
+        if network is None:
+            network = load_refiner(config.start_from) if config.start_from else RefinerNetwork(config.network)
         self.network = network.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.AdamW(
             loop.weight_decay_groups(self.network, config.decay), lr=config.rate, fused=True
@@ -166,8 +167,9 @@ class RefinerTrainer:
             "step": self.step,
         }
         loop.save_checkpoint(self.out / CHECKPOINT, state)
-        with self.ema.applied(self.network):
-            save_refiner(self.config.export, self.network)
+        if isinstance(self.network, RefinerNetwork):
+            with self.ema.applied(self.network):
+                save_refiner(self.config.export, self.network)
 
 
 def refiner_loss(refined: Refined, batch: CropBatch) -> RefinerLoss:
