@@ -2,7 +2,8 @@
 
     python benchmarks/ablation.py --data-root DATA [--preset nano] [--limit N]
 
-The models run twice over the validation pictures (with and without text tokens); every row of the table is
+The models run three times over the validation pictures (as the preset is, without text tokens, without drawing masks
+again); every row of the table is
 then a ranking refitted on one half of the pictures and measured on the other. Union IoUs are told on the
 segmenter's low-resolution grid, the chosen object's at full size. Writes ``results/ablation.md`` and ``.json``.
 """
@@ -32,20 +33,25 @@ from textseg.types import Float
 logger = logging.getLogger("ablation")
 RESULTS = Path(__file__).resolve().parent / "results"
 
-RANKINGS: dict[str, tuple[tuple[str, ...], bool]] = {
-    "detector alone": (("detector",), False),
-    "SAM's IoU alone": (("sam_iou",), False),
-    "presence alone": (("presence",), False),
-    "stability alone": (("stability",), False),
-    "CLIP alone": (("clip",), False),
-    "agreement alone": (("agreement",), False),
-    "detector + SAM's IoU": (("detector", "sam_iou"), False),
-    "detector + SAM's IoU + CLIP": (("detector", "sam_iou", "clip"), False),
-    "detector + SAM's IoU + CLIP + text token": (("detector", "sam_iou", "clip"), True),
-    "all parts, no text token": (PARTS, False),
-    "all": (PARTS, True),
+MUTE, FULL, UNDRAWN = "without text tokens", "as it is", "without a second drawing"
+
+RANKINGS: dict[str, tuple[tuple[str, ...], str]] = {
+    "detector alone": (("detector",), MUTE),
+    "SAM's IoU alone": (("sam_iou",), MUTE),
+    "presence alone": (("presence",), MUTE),
+    "stability alone": (("stability",), MUTE),
+    "closeup alone": (("closeup",), MUTE),
+    "CLIP alone": (("clip",), MUTE),
+    "agreement alone": (("agreement",), MUTE),
+    "detector + SAM's IoU": (("detector", "sam_iou"), MUTE),
+    "detector + SAM's IoU + CLIP": (("detector", "sam_iou", "clip"), MUTE),
+    "detector + SAM's IoU + CLIP + text token": (("detector", "sam_iou", "clip"), FULL),
+    "all parts, no text token": (PARTS, MUTE),
+    "all parts, masks as SAM drew them": (PARTS, UNDRAWN),
+    "all": (PARTS, FULL),
 }
-"""Name → which parts have a weight, and whether SAM gets the text token (beside the box, and alone)."""
+"""Name → which parts have a weight, and which pipeline: SAM gets the text token (beside the box, and alone) or not,
+the mask refiner draws again or not."""
 
 COLUMNS = ("right object", "its IoU", "scenes_nouns", "ccp", "ccp_color", "coco", "AUROC")
 _TIE = 1e-4
@@ -88,13 +94,15 @@ def ablate(pipeline: Pipeline, material: Material, limit: int | None = None) -> 
     mute = replace(
         config, propose=replace(config.propose, text_only=False), prompt=replace(config.prompt, text_token=False)
     )
-    collected = {False: _collect(pipeline.with_config(mute), material, limit)}
+    collected = {MUTE: _collect(pipeline.with_config(mute), material, limit)}
     if pipeline.text_prompt is not None:
-        collected[True] = _collect(pipeline, material, limit)
+        collected[FULL] = _collect(pipeline, material, limit)
+    if pipeline.refiner is not None:
+        collected[UNDRAWN] = _collect(pipeline.with_parts(refiner=None), material, limit)
     return [
-        measure(name, collected[text], config.rank, parts)
-        for name, (parts, text) in RANKINGS.items()
-        if text in collected
+        measure(name, collected[which], config.rank, parts)
+        for name, (parts, which) in RANKINGS.items()
+        if which in collected and not (parts == ("closeup",) and pipeline.refiner is None)
     ]
 
 
