@@ -52,7 +52,7 @@ def sam_true_box(pipeline: Pipeline, material: Material, limit: int | None = Non
     figures: list[Figure] = [tally.figure(BEST, 0.75)]
     figures += [tally.figure(BEST, 0.75, kind=name) for name in ("coco", "ccp")]
     drawn = () if pipeline.refiner is None else (REDRAWN,)
-    figures += [tally.figure(m) for m in drawn]
+    figures += [tally.figure(m, 0.75) for m in drawn]
     figures += [tally.figure(m, kind=name) for m in (*drawn, SINGLE, ORACLE, ELLIPSE) for name in ("coco", "ccp")]
     return Outcome("sam_true_box", "the segmenter given the true box, coco and ccp", pictures, tuple(figures))
 
@@ -74,8 +74,8 @@ def sam_text_alone(pipeline: Pipeline, material: Material, limit: int | None = N
             tokens = text_tokens(pipeline.text_prompt, pipeline.segmenter, embeddings)
             prompts = user_prompts(np.arange(1), text_tokens=tokens)
             _compare(pipeline, image, prompts, list(ask.masks or ()), tally, ask.kind)
-    measures = (SINGLE, ORACLE) if pipeline.refiner is None else (REDRAWN, SINGLE, ORACLE)
-    figures = (tally.figure(BEST, 0.60), *(tally.figure(measure) for measure in measures))
+    drawn = () if pipeline.refiner is None else (tally.figure(REDRAWN, 0.60),)
+    figures = (tally.figure(BEST, 0.60), *drawn, tally.figure(SINGLE), tally.figure(ORACLE))
     return Outcome("sam_text_alone", "the segmenter given the text token alone, one thing a scene", pages, figures)
 
 
