@@ -23,7 +23,7 @@ from textseg import build
 from textseg.config import read_preset
 from textseg.evaluate import metrics, report
 from textseg.evaluate.collect import Row, collect
-from textseg.evaluate.fit import FIT_PAGES, fit_rows, halves, scores_of
+from textseg.evaluate.fit import FIT_PAGES, fit, halves, scores_of
 from textseg.evaluate.machine import machine_info, machine_line, weights_hashes
 from textseg.evaluate.pages import Material
 from textseg.pipeline import Pipeline
@@ -108,7 +108,7 @@ def ablate(pipeline: Pipeline, material: Material, limit: int | None = None) -> 
 
 def measure(name: str, rows: Sequence[Row], base: RankConfig, parts: Sequence[str]) -> Line:
     """Fit the parts on the even pages, and return the figures of the odd ones."""
-    config = fit_rows(rows, base, parts).config
+    config, _ = fit(halves(rows)[0], base, parts)
     values: dict[str, list[float]] = {column: [] for column in COLUMNS}
     best: tuple[list[float], list[float]] = ([], [])
     for row in halves(rows)[1]:

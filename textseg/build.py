@@ -37,7 +37,7 @@ def load(
     where: dict[str, Any] = {"device": pick_device(device or settings.device), "dtype": dtype or settings.dtype}
     if where["dtype"] not in DTYPES:
         raise ConfigError(f"dtype: got {where['dtype']!r}, expected one of {', '.join(DTYPES)}")
-    from textseg.models import clip, detector, sam, text_prompt
+    from textseg.models import clip, detector, nano_refiner, sam, text_prompt
 
     encoder = None if settings.clip is None else clip.load(**_arguments(settings.clip), **where)
     segmenter = sam.load(**_arguments(settings.segmenter), **where)
@@ -45,11 +45,7 @@ def load(
     if settings.detector is not None:
         finder = detector.load(**_arguments(settings.detector), **where, text_encoder=encoder)
     token = None if settings.text_prompt is None else text_prompt.TextPrompt.load(resolve(settings.text_prompt.model))
-    refiner = None
-    if settings.refiner is not None:
-        from textseg.models.nano_refiner import NanoRefiner
-
-        refiner = NanoRefiner.load(resolve(settings.refiner.model))
+    refiner = None if settings.refiner is None else nano_refiner.load(**_arguments(settings.refiner))
     return Pipeline(segmenter, finder, encoder, token, refiner, config=pipeline_config(settings), cache=cache)
 
 

@@ -82,3 +82,12 @@ def test_calibration_keeps_the_order() -> None:
     raw = log_odds(given[0].parts[:, 0])
     assert (np.argsort(scores) == np.argsort(raw)).all()
     assert scores[0] > 0.5 > scores[1]
+
+
+def test_telling_present_from_absent_is_worth_something_by_itself() -> None:
+    given = rows()
+    weights = np.array([1.0 if name == "presence" else 0.0 for name in PARTS])
+    plain, ordered = (Aim(given, DETECTOR_ALONE, 0.25, weight)(weights) for weight in (0.0, 0.2))
+    assert ordered == pytest.approx(plain + 0.2)  # presence tells them all apart
+    only_present = [r for r in given if r.present]
+    assert Aim(only_present, DETECTOR_ALONE, 0.25, 0.2)(weights) == Aim(only_present, DETECTOR_ALONE, 0.25)(weights)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from textseg import image as images
-from textseg.errors import WeightsError
+from textseg.errors import ConfigError, WeightsError
 from textseg.models.nano_refiner import (
     CONFIG_FILE,
     PLANES,
@@ -18,6 +18,7 @@ from textseg.models.nano_refiner import (
     RefinerConfig,
     RefinerNetwork,
     crop_planes,
+    load,
     load_refiner,
     save_refiner,
 )
@@ -120,3 +121,8 @@ def test_folding_the_norms_changes_no_answer(network: RefinerNetwork, tmp_path: 
     planes = torch.randn(2, PLANES, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(folded(planes).logits, load_refiner(tmp_path)(planes).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_an_unknown_family_names_the_known(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown family 'nanno'.*'nano'"):
+        load("nanno", str(tmp_path))

@@ -36,6 +36,12 @@ FIT_PAGES: dict[str, Callable[[Material, int | None], Iterator[Page]]] = {
 """Sets that candidates are collected from. ("car" alone is not: the car folders leave cars unlabelled.)"""
 
 GOOD_IOU = 0.5
+ORDER_WEIGHT = 0.2
+"""What the AUROC of present against absent phrases is worth beside IoU and empty answers when weights are tuned."""
+
+FLAT = 0.01
+"""Thresholds whose worth differs by no more are as good as each other."""
+
 THRESHOLDS = tuple(round(0.02 * i, 2) for i in range(1, 50))
 
 
@@ -50,11 +56,12 @@ class Point:
 
 @dataclass(frozen=True)
 class RankFit:
-    """A fitted ranking and what it is worth on the pictures it was not fitted on.
+    """A fitted ranking, and what such a fit is worth on pictures that it has not seen.
 
     Attributes:
         config: the ranking's settings with weights, missing and threshold filled in.
-        curve: thresholds of the fitting half; report: figures of the other half, by name.
+        curve: what each threshold gives on all pages; report: figures of the odd pages, by name, under a fit of the
+            even ones alone.
     """
 
     config: RankConfig
@@ -99,7 +106,7 @@ def fit_preset(pipeline: Pipeline, material: Material, limit: int | None = None)
 def fit_rows(
     rows: Sequence[Row], base: RankConfig, parts: Sequence[str] = PARTS, *, absent_weight: float = 0.25
 ) -> RankFit:
-    """Fit weights and threshold on the even pages and report on the odd ones.
+    """Fit weights and threshold on all pages; the report is of the odd ones by a fit of the even ones alone.
 
     Args:
         rows: the collected candidates.
@@ -108,16 +115,28 @@ def fit_rows(
         absent_weight: what a rightly empty answer counts beside the IoU of a present phrase when the
             threshold is chosen, 0..1. At 0 nothing would speak against accepting everything.
     """
-    fitting, reporting = halves(rows)
-    values, overlaps = stack(fitting)
+    even, odd = halves(rows)
+    held_out, _ = fit(even, base, parts, absent_weight=absent_weight)
+    config, curve = fit(rows, base, parts, absent_weight=absent_weight)
+    return RankFit(config, curve, _report(odd, held_out))
+
+
+def fit(
+    rows: Sequence[Row], base: RankConfig, parts: Sequence[str] = PARTS, *, absent_weight: float = 0.25
+) -> tuple[RankConfig, tuple[Point, ...]]:
+    """Return the settings that suit the rows, and what each threshold then gives; arguments as ``fit_rows``.
+
+    Where thresholds are worth about the same the lowest is taken: a mask too many is easily seen.
+    """
+    values, overlaps = stack(rows)
     good = overlaps >= GOOD_IOU
     config = _weights(values, good, base, parts)
-    weights = tune(Aim(fitting, config, absent_weight), config.weights, parts)
+    weights = tune(Aim(rows, config, absent_weight, ORDER_WEIGHT), config.weights, parts)
     config = calibrated(values, good, config, weights)
-    curve = threshold_curve(fitting, config)
-    best = max(curve, key=lambda point: worth(point.iou, point.not_there, absent_weight))
-    config = replace(config, threshold=best.threshold)
-    return RankFit(config, curve, _report(reporting, config))
+    curve = threshold_curve(rows, config)
+    values_of = [worth(point.iou, point.not_there, absent_weight) for point in curve]
+    threshold = next(p.threshold for p, value in zip(curve, values_of, strict=True) if value >= max(values_of) - FLAT)
+    return replace(config, threshold=threshold), curve
 
 
 def halves(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:

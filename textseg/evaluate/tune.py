@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from textseg import geometry
 from textseg.evaluate.collect import Row
 from textseg.evaluate.logistic import fit_logistic
+from textseg.evaluate.metrics import auroc
 from textseg.rank import PARTS, RankConfig, filled_log_odds
 from textseg.types import Bool, Float, Int, UInt8
 
@@ -63,7 +64,7 @@ class _Contest:
         odds = _odds(row.parts[solid], config)
         return cls(odds, conflict, packed, row.truth_packed, row.ignore_packed, row.set, row.present)
 
-    def outcome(self, scores: Float) -> tuple[Float, Float]:
+    def outcome(self, scores: NDArray[np.floating[Any]]) -> tuple[Float, Float]:
         """Return the scores of the masks that win, best first, and the IoU of their growing union; (K,) each."""
         winners: list[int] = []
         out = np.zeros(len(scores), np.bool_)
@@ -126,17 +127,24 @@ def worth(iou: Any, not_there: Any, absent_weight: float) -> Any:
 class Aim:
     """What weights are worth: mean union IoU of present phrases (sets alike) and the share of rightly empty answers.
 
+    Both are told at the best threshold. How well the best scores of present and absent phrases are told apart at any
+    threshold (their AUROC) may be worth something beside.
+
     Args:
         rows: of phrases whose masks are known.
         config: stand-ins and overlaps.
         absent_weight: what an empty answer counts beside an IoU, 0..1.
+        order_weight: what the AUROC is worth.
     """
 
-    def __init__(self, rows: Sequence[Row], config: RankConfig, absent_weight: float) -> None:
+    def __init__(
+        self, rows: Sequence[Row], config: RankConfig, absent_weight: float, order_weight: float = 0.0
+    ) -> None:
         self.contests = [_Contest.of(row, config) for row in rows if row.has_masks]
         self.absent_weight = absent_weight
+        self.order_weight = order_weight
 
-    def __call__(self, weights: Float) -> float:
+    def __call__(self, weights: NDArray[np.floating[Any]]) -> float:
         """Return the aim at the best threshold; weights are (parts,)."""
         answers = [contest.outcome(contest.odds @ weights) for contest in self.contests]
         best = [float(scores[0]) for scores, _ in answers if len(scores)]
@@ -144,25 +152,43 @@ class Aim:
             return 0.0
         levels = np.quantile(best, np.linspace(0, 1, _LEVELS))
         found, gone = at_thresholds(self.contests, answers, levels)
-        return float(worth(found, gone, self.absent_weight).max())
+        return float(worth(found, gone, self.absent_weight).max()) + self._order(answers)
+
+    def _order(self, answers: Sequence[tuple[Float, Float]]) -> float:
+        """Return the AUROC of the best scores, weighted; phrases without a candidate score least."""
+        if not self.order_weight:
+            return 0.0
+        best = [float(scores[0]) if len(scores) else -np.inf for scores, _ in answers]
+        split = [[b for b, c in zip(best, self.contests, strict=True) if c.present is there] for there in (True, False)]
+        order = auroc(*split)
+        return 0.0 if np.isnan(order) else self.order_weight * order
 
 
 def tune(aim: Aim, weights: Mapping[str, float], parts: Sequence[str] = PARTS) -> dict[str, float]:
-    """Move the weights of some parts, one at a time, for as long as the aim rises; the sum of all is kept."""
-    now = np.array([weights.get(name, 0.0) for name in PARTS])
-    total = now.sum()
-    reached = aim(now)
+    """Move the weights of some parts, one at a time, for as long as the aim rises; the sum of all is kept.
+
+    That ends on the next hill. So it is done twice, from the weights given and from equal ones; the better end counts.
+    """
+    given = np.array([weights.get(name, 0.0) for name in PARTS])
+    equal = np.array([given.sum() / len(parts) if name in parts else 0.0 for name in PARTS])
+    _, best = max((_climb(aim, start, parts) for start in (given, equal)), key=lambda end: end[0])
+    return dict(zip(PARTS, best.tolist(), strict=True))
+
+
+def _climb(aim: Aim, now: NDArray[np.float64], parts: Sequence[str]) -> tuple[float, NDArray[np.float64]]:
+    """Return the aim that is reached from some weights, (parts,), and the weights there."""
+    total, reached = now.sum(), aim(now)
     for _ in range(ROUNDS):
         before = reached
         for part in (PARTS.index(name) for name in parts):
-            tried = [now + step * total * (np.arange(len(PARTS)) == part) for step in STEPS]
+            tried: list[Any] = [now + step * total * (np.arange(len(PARTS)) == part) for step in STEPS]
             tried = [one * total / one.sum() for one in tried if one[part] >= 0 and one.sum() > 0]
             values = [aim(one) for one in tried]
             if values and max(values) > reached + _LEAST_GAIN:
                 reached, now = max(values), tried[int(np.argmax(values))]
         if reached <= before:
             break
-    return dict(zip(PARTS, now.tolist(), strict=True))
+    return reached, now
 
 
 def calibrated(values: Float, good: Bool, config: RankConfig, weights: Mapping[str, float]) -> RankConfig:

@@ -23,10 +23,11 @@ from torch.nn import functional
 
 from textseg import closeup
 from textseg.closeup import cover, cut
-from textseg.errors import WeightsError
+from textseg.errors import ConfigError, WeightsError, nearest
 from textseg.models.nano_network import conv_bn, fold_norms
 from textseg.types import Closeups, Float, Image, UInt8
 
+KINDS = ("nano",)
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 PLANES = 6
@@ -178,6 +179,17 @@ class NanoRefiner:
         batch = torch.from_numpy(planes).contiguous(memory_format=torch.channels_last)
         refined = self.network(batch)
         return refined.logits.clamp(-LIMIT, LIMIT).numpy(), refined.iou.sigmoid().numpy()
+
+
+def load(kind: str, model: str) -> NanoRefiner:
+    """Return the mask refiner of a preset.
+
+    Raises:
+        ConfigError: an unknown family. WeightsError: as ``load_refiner`` says.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"refiner: unknown family {kind!r}; {nearest(kind, KINDS)}")
+    return NanoRefiner.load(model)
 
 
 def save_refiner(folder: str | Path, network: RefinerNetwork) -> None:
