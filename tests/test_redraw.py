@@ -34,7 +34,11 @@ def given(phrases: list[int], scores: list[float], source: str = "detector") -> 
     boxes = np.tile(np.array([10, 10, 30, 30], np.float32), (n, 1))
     proposals = Proposals(boxes, np.array(scores, np.float32), np.array(phrases), (source,) * n)
     claimed = np.tile(np.array([0.2, 0.9], np.float32), (n, 1))
-    return proposals, Candidates(np.full((n, 2, 40, 40), -8.0), claimed, Frame((40, 40), (40, 40), (40, 40)))
+    logits = np.full((n, 2, 40, 40), -8.0, np.float32)
+    for i in range(n):
+        logits[i, :, 4 * i : 4 * i + 4] = 8.0  # a stripe of its own
+        logits[i, 0, :, 20:] = -8.0
+    return proposals, Candidates(logits, claimed, Frame((40, 40), (40, 40), (40, 40)))
 
 
 def drawn(proposals: Proposals, candidates: Candidates, config: RedrawConfig) -> Candidates:
@@ -100,3 +104,13 @@ def test_without_a_refiner_nothing_changes() -> None:
     before, after = pipeline(scene(), "the red box"), pipeline.with_parts(refiner=None)(scene(), "the red box")
     np.testing.assert_array_equal(before.masks, after.masks)
     assert "redraw" not in before.seconds
+
+
+def test_one_thing_found_for_two_phrases_is_drawn_once() -> None:
+    proposals, candidates = given([0, 1], [0.9, 0.8])
+    same = Candidates(np.repeat(candidates.logits[:1], 2, axis=0), candidates.predicted_iou, candidates.frame)
+    after = drawn(proposals, same, RedrawConfig())
+    assert after.closeup_index is not None
+    assert after.closeup_index.tolist() == [[0, 0], [0, 0]]
+    assert after.closeups is not None
+    assert len(after.closeups) == 1

@@ -11,8 +11,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from textseg.types import Bool, Float
+from textseg import geometry
+from textseg.types import Bool, Float, Int
 
+ALIKE_IOU = 0.9
 _SPECKS = 0.02
 
 
@@ -93,6 +95,22 @@ def cover(window: Float, box_xyxy: Float, size: int) -> Float:
         first, last = (float(low) - start) * size / side, (float(high) - start) * size / side
         lines.append(np.clip(np.minimum(place + 1, last) - np.maximum(place, first), 0, 1))
     return np.asarray(lines[0][:, None] * lines[1][None], np.float32)
+
+
+def distinct(masks: Bool) -> tuple[Int, Int]:
+    """Return which masks (S, h, w) need a look of their own, (U,), and which of those each of the S is like, (S,).
+
+    SAM's three masks of a clear prompt, or one thing found for two phrases, are nearly the same crop.
+    """
+    iou = geometry.mask_iou(masks, masks)  # (S, S)
+    unlike: list[int] = []
+    owner = np.zeros(len(masks), np.int64)
+    for i in range(len(masks)):
+        like = [k for k, j in enumerate(unlike) if iou[i, j] >= ALIKE_IOU]
+        owner[i] = like[0] if like else len(unlike)
+        if not like:
+            unlike.append(i)
+    return np.array(unlike, np.int64), owner
 
 
 def look(logits: Float, window: Float, size_hw: tuple[int, int], size: int, outside: float) -> Float:

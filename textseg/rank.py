@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from textseg import geometry
+from textseg import closeup, geometry
 from textseg.crops import masked_crops
 from textseg.errors import ConfigError, nearest
 from textseg.matmul import matmul
@@ -23,7 +23,6 @@ from textseg.vocabulary import Vocabulary
 
 PARTS = ("detector", "presence", "sam_iou", "stability", "closeup", "clip", "agreement")
 LOG_ODDS_LIMIT = 5.0
-SAME_CROP_IOU = 0.9
 
 
 @runtime_checkable
@@ -262,7 +261,7 @@ def _clip_part(
     out = np.full(len(masks), np.nan, np.float32)
     if not len(shown):
         return out
-    unlike, owner = _unlike(masks[shown])
+    unlike, owner = closeup.distinct(masks[shown])
     looked = masks[shown][unlike]
     crops = masked_crops(image.rgb, looked, grow=config.clip_grow, fill=config.clip_fill, size=config.clip_size)
     pictures = clip.encode_images(crops)[owner]  # (S, D)
@@ -301,20 +300,3 @@ def _of_other_groups(query: Query) -> Bool:
     """Return bool (Q, Q): whether two phrases may mean different things."""
     groups = np.array([phrase.group for phrase in query.phrases])
     return np.asarray((groups[:, None] != groups[None]) | (groups == ""), np.bool_)
-
-
-def _unlike(masks: Bool) -> tuple[Int, Int]:
-    """Return the indices (U,) of masks that differ, and for each of the S masks (S,) which of those it is like.
-
-    SAM's three masks of a clear prompt, or one thing found for two phrases, are nearly the same crop: CLIP need
-    not look twice.
-    """
-    iou = geometry.mask_iou(masks, masks)  # (S, S)
-    unlike: list[int] = []
-    owner = np.zeros(len(masks), np.int64)
-    for i in range(len(masks)):
-        like = [k for k, j in enumerate(unlike) if iou[i, j] >= SAME_CROP_IOU]
-        owner[i] = like[0] if like else len(unlike)
-        if not like:
-            unlike.append(i)
-    return np.array(unlike, np.int64), owner

@@ -71,7 +71,10 @@ def redraw(
     prompt, mask = table[:, 0], table[:, 1]
     logits = candidates.logits.copy()
     inside = geometry.crop_padding(logits, candidates.frame)  # (P, C, h, w), a view
-    closeups = refiner.refine(image, np.ascontiguousarray(inside[prompt, mask]), prompts.boxes_xyxy[prompt])
+    rough = np.ascontiguousarray(inside[prompt, mask])
+    unlike, owner = closeup.distinct(rough > 0)  # one thing found for two phrases is drawn once
+    index = np.where(index >= 0, owner[index], -1)
+    closeups = refiner.refine(image, rough[unlike], prompts.boxes_xyxy[prompt[unlike]])
     for n, (near, window) in enumerate(zip(closeups.logits, closeups.windows, strict=True)):
         inside[index == n] = closeup.paste(near, window, image.size_hw, inside.shape[-2:], OUTSIDE)
     return replace(candidates, logits=logits, closeups=closeups, closeup_index=index)

@@ -25,6 +25,7 @@ STEPS = (-0.4, -0.2, -0.1, -0.05, 0.05, 0.1, 0.2, 0.4)
 """How far a weight is moved, as a share of the sum of all."""
 
 ROUNDS = 6
+MIXES = 8
 _LEAST_GAIN = 2e-4
 _LEVELS = 60
 
@@ -167,11 +168,18 @@ class Aim:
 def tune(aim: Aim, weights: Mapping[str, float], parts: Sequence[str] = PARTS) -> dict[str, float]:
     """Move the weights of some parts, one at a time, for as long as the aim rises; the sum of all is kept.
 
-    That ends on the next hill. So it is done twice, from the weights given and from equal ones; the better end counts.
+    That ends on the next hill. So it starts from the weights given, from equal ones and from some mixtures drawn by
+    chance (always the same ones); the best end counts.
     """
     given = np.array([weights.get(name, 0.0) for name in PARTS])
-    equal = np.array([given.sum() / len(parts) if name in parts else 0.0 for name in PARTS])
-    _, best = max((_climb(aim, start, parts) for start in (given, equal)), key=lambda end: end[0])
+    shares = np.vstack(
+        [np.ones(len(parts)) / len(parts), np.random.default_rng(0).dirichlet(np.ones(len(parts)), MIXES)]
+    )
+    starts = [
+        given,
+        *(given.sum() * np.array([dict(zip(parts, s, strict=True)).get(n, 0.0) for n in PARTS]) for s in shares),
+    ]
+    _, best = max((_climb(aim, start, parts) for start in starts), key=lambda end: end[0])
     return dict(zip(PARTS, best.tolist(), strict=True))
 
 
