@@ -37,7 +37,7 @@ test: check
 
 # The README's picture, made by the models that ship.
 picture: $(STAMP)
-	$(BIN)/textseg segment examples/street.jpg "the red car" "the blue car" "a dog" --threshold 0.3 -o out/picture
+	$(BIN)/textseg segment examples/street.jpg "the red car" "the blue car" "a dog" -o out/picture
 	mkdir -p assets && cp out/picture/overlay.png assets/street.png
 
 clean:
