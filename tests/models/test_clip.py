@@ -20,7 +20,7 @@ from safetensors.torch import save_file  # noqa: E402
 from textseg.errors import ConfigError, HubError, ShapeError, WeightsError  # noqa: E402
 from textseg.models import clip, clip_load  # noqa: E402
 from textseg.models.clip_input import ClipInput  # noqa: E402
-from textseg.types import ImageTextEncoder  # noqa: E402
+from textseg.protocols import ImageTextEncoder  # noqa: E402
 
 WORDS = ["the red car", "dog", "собака", "a {} with braces", "x" * 900, "car"]
 SIZES = [(40, 40), (1, 1), (31, 47), (200, 90), (32, 32), (90, 200)]
