@@ -11,6 +11,7 @@ edge is moved to where the picture's colours change (``textseg.snap``), which co
 Measured with nano on validation photographs of 448 pixels (``benchmarks/hard_cases.py``): snapping by 6 pixels raises
 boundary IoU from 0.42 to 0.46 and mask IoU from 0.59 to 0.61; the zoom alone changes neither by more than 0.002, since
 what limits nano is not its resolution. Where a better segmenter leaves edges coarse on large pictures, it is for that.
+nano's mask refiner, asked in SAM's place, raises them to 0.49 and 0.66 at 6 ms a mask; snapping after it does harm.
 """
 
 from __future__ import annotations
@@ -227,9 +228,10 @@ def refine_everything(
 ) -> Everything:
     """Return everything in a picture with refined masks; one mask is unpacked at a time.
 
-    The pipeline's mask refiner is asked where it has one, else its segmenter.
+    The pipeline's mask refiner is asked where it has one, else its segmenter. What a refiner drew is not snapped unless
+    the options say so.
     """
-    options = options or RefineOptions()
+    options = options or (RefineOptions() if pipeline.refiner is None else RefineOptions(snap=0))
     rles, areas, boxes = list(found.rles), found.areas.copy(), found.boxes_xyxy.copy()
     for k in range(len(found)):
         one = refine(pipeline.refiner or pipeline.segmenter, found.image, found.mask(k)[None], options)
