@@ -36,8 +36,6 @@ pytestmark = [
 PATIENCE = 120_000  # milliseconds: a busy machine is no failure
 CAR = (70, 234, 362, 432)
 """xyxy of the red car of examples/street.jpg."""
-LABEL = 40
-"""Pixels above a mask that its label may take."""
 
 BODY = (150, 315, 330, 345)
 """A part of it that is red paint throughout."""
@@ -143,7 +141,7 @@ def test_the_red_car(open_page: Opener, nano: Served) -> None:
     assert changed[y0:y1, x0:x1].mean() > 0.9
     x0, y0, x1, y1 = CAR
     outside = np.ones_like(changed)
-    outside[y0 - LABEL : y1 + 12, x0 - 12 : x1 + 12] = False
+    outside[y0 - 12 : y1 + 12, x0 - 12 : x1 + 12] = False
     assert changed[outside].mean() < 0.002
 
     page.mouse.click(*page_position(page, 500, 330, SIZE_WH))  # the blue car belongs to it, says the visitor
