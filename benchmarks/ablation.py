@@ -3,9 +3,9 @@
     python benchmarks/ablation.py --data-root DATA [--preset nano] [--limit N]
 
 The models run three times over the validation pictures (as the preset is, without text tokens, without drawing masks
-again); every row of the table is
-then a ranking refitted on one half of the pictures and measured on the other. Union IoUs are told on the
-segmenter's low-resolution grid, the chosen object's at full size. Writes ``results/ablation.md`` and ``.json``.
+again); every row of the table is then a ranking refitted on one half of the pictures and measured on the other. Union
+IoUs are told on the segmenter's low-resolution grid, the chosen object's at full size. Writes ``results/ablation.md``
+and ``.json``.
 """
 
 from __future__ import annotations

@@ -69,14 +69,14 @@ def segments(scored: Scored, query: Query, index: Int, reasons: Sequence[str]) -
 
 def full_size(candidates: Candidates, prompt_index: Int, mask_index: Int) -> Bool:
     """Return bool (K, H, W): masks at the original size, from their closeups where there are any."""
-    masks = geometry.upscale_masks(candidates.logits[prompt_index, mask_index], candidates.frame)
+    logits = candidates.logits[prompt_index, mask_index]  # (K, h, w)
     if candidates.closeups is None or candidates.closeup_index is None:
-        return masks
-    size_hw = candidates.frame.original_hw
-    for k, n in enumerate(candidates.closeup_index[prompt_index, mask_index]):
-        if n >= 0:
-            near, window = candidates.closeups.logits[n], candidates.closeups.windows[n]
-            masks[k] = closeup.paste(near, window, size_hw, size_hw, -1.0) > 0
+        return geometry.upscale_masks(logits, candidates.frame)
+    numbers = candidates.closeup_index[prompt_index, mask_index]  # (K,)
+    masks = np.empty((len(numbers), *candidates.frame.original_hw), np.bool_)
+    masks[numbers < 0] = geometry.upscale_masks(logits[numbers < 0], candidates.frame)
+    for k in np.flatnonzero(numbers >= 0):
+        masks[k] = closeup.full_mask(candidates.closeups, int(numbers[k]), candidates.frame.original_hw)
     return masks
 
 

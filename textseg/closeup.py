@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from textseg import geometry
-from textseg.types import Bool, Float, Int
+from textseg.types import Bool, Closeups, Float, Int
 
 ALIKE_IOU = 0.9
 _SPECKS = 0.02
@@ -127,3 +127,9 @@ def paste(near: Float, window: Float, size_hw: tuple[int, int], out_hw: tuple[in
     per = len(near) / side
     step = (size_hw[1] / out_hw[1] * per, size_hw[0] / out_hw[0] * per)
     return np.asarray(resample(near, (-x * per, -y * per), step, out_hw, outside), np.float32)
+
+
+def full_mask(closeups: Closeups, number: int, size_hw: tuple[int, int]) -> Bool:
+    """Return bool (H, W): the mask of one closeup, in the whole picture of ``size_hw`` pixels."""
+    logits = paste(closeups.logits[number], closeups.windows[number], size_hw, size_hw, -1.0)
+    return np.asarray(logits > 0, np.bool_)

@@ -180,7 +180,7 @@ def refine_one(
 
 def _drawn_again(refiner: MaskRefiner, image: Image, mask: Bool, options: RefineOptions) -> tuple[Bool | None, float]:
     near = refiner.refine(image, mask_prompt(mask)[None], geometry.mask_boxes(mask[None]))
-    new = closeup.paste(near.logits[0], near.windows[0], image.size_hw, image.size_hw, -1.0) > 0
+    new = closeup.full_mask(near, 0, image.size_hw)
     zoom = max(image.size_hw) / float(near.windows[0, 2])
     agrees = float(geometry.mask_iou(new[None], mask[None])[0, 0]) >= options.agree_iou
     return (new if agrees else None), max(zoom, 1.0)

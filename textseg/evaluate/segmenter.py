@@ -92,8 +92,7 @@ def _compare(pipeline: Pipeline, image: Image, prompts: Prompts, truths: list[Bo
     if pipeline.refiner is not None:
         given = user_proposals(np.zeros((len(rows), 4), np.float32), np.zeros(len(rows), np.int64))
         drawn = redraw(pipeline.refiner, image, given, prompts, three, pipeline.config.redraw)
-        for row, truth in enumerate(truths):
-            mask = full_size(drawn, rows[row : row + 1], three.predicted_iou[row : row + 1].argmax(axis=1))[0]
+        for mask, truth in zip(full_size(drawn, rows, three.predicted_iou.argmax(axis=1)), truths, strict=True):
             tally.add(REDRAWN, kind, metrics.mask_iou(mask, truth))
     for iou in _overlaps(single, truths)[rows, single.predicted_iou.argmax(axis=1)]:
         tally.add(SINGLE, kind, iou)

@@ -26,6 +26,8 @@ STEPS = (-0.4, -0.2, -0.1, -0.05, 0.05, 0.1, 0.2, 0.4)
 
 ROUNDS = 6
 MIXES = 8
+"""Mixtures of weights to start from, beside those given and equal ones."""
+
 _LEAST_GAIN = 2e-4
 _LEVELS = 60
 
@@ -172,13 +174,12 @@ def tune(aim: Aim, weights: Mapping[str, float], parts: Sequence[str] = PARTS) -
     chance (always the same ones); the best end counts.
     """
     given = np.array([weights.get(name, 0.0) for name in PARTS])
-    shares = np.vstack(
-        [np.ones(len(parts)) / len(parts), np.random.default_rng(0).dirichlet(np.ones(len(parts)), MIXES)]
-    )
-    starts = [
-        given,
-        *(given.sum() * np.array([dict(zip(parts, s, strict=True)).get(n, 0.0) for n in PARTS]) for s in shares),
-    ]
+    starts = np.zeros((2 + MIXES, len(PARTS)))
+    used = [PARTS.index(name) for name in parts]
+    starts[1:, used] = 1 / len(parts)
+    starts[2:, used] = np.random.default_rng(0).dirichlet(np.ones(len(parts)), MIXES)
+    starts *= given.sum()
+    starts[0] = given
     _, best = max((_climb(aim, start, parts) for start in starts), key=lambda end: end[0])
     return dict(zip(PARTS, best.tolist(), strict=True))
 
