@@ -13,16 +13,47 @@ import random
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from textseg.errors import ConfigError, nearest
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def check_keys(table: Mapping[str, Any], kind: type[Any], prefix: str) -> None:
+    """Refuse a key that the dataclass ``kind`` lacks.
+
+    Raises:
+        ConfigError: naming the key after ``prefix``, and the nearest that is known.
+    """
+    known = [f.name for f in fields(kind)]
+    for key in table:
+        if key not in known:
+            raise ConfigError(f"unknown key {prefix + key!r}: {nearest(key, known)}")
+
+
+def worker_generator(seed: int) -> np.random.Generator:
+    """Return the generator of the process that makes batches; in the background it yields to the training."""
+    info = torch.utils.data.get_worker_info()
+    if info is not None:
+        os.nice(2)
+    return np.random.default_rng((seed, 0 if info is None else info.id))
+
+
+def start_workers(stream: IterableDataset[T], workers: int) -> Iterator[T]:
+    """Return an endless stream's batches, made in the background; forks, so call it before any threads start."""
+    more: dict[str, Any] = {"prefetch_factor": 4, "timeout": 300} if workers else {}
+    return iter(DataLoader(stream, batch_size=None, num_workers=workers, **more))
 
 
 def seed_everything(seed: int) -> np.random.Generator:

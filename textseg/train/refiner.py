@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +20,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader
 
-from textseg.errors import ConfigError, nearest
 from textseg.models.nano_refiner import Refined, RefinerConfig, RefinerNetwork, load_refiner, save_refiner
 from textseg.train import loop
 from textseg.train.refiner_data import CropBatch, CropConfig, Crops, CropStream
@@ -95,10 +93,7 @@ def read_config(path: str | Path) -> RefinerTrainConfig:
 
 
 def _fill(kind: type[Any], table: Mapping[str, Any], prefix: str) -> Any:
-    known = [f.name for f in fields(kind)]
-    for key in table:
-        if key not in known:
-            raise ConfigError(f"unknown key {prefix + key!r}: {nearest(key, known)}")
+    loop.check_keys(table, kind, prefix)
     return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()})
 
 
@@ -192,8 +187,7 @@ def run(config: RefinerTrainConfig, out: str | Path) -> dict[str, float]:
         Crops.load(config.data_root, config.crops, config.network, roughs=config.roughs),
         config.seed + int(time.time()) % 9973,
     )
-    more: dict[str, Any] = {"prefetch_factor": 4, "timeout": 300} if config.workers else {}
-    batches: Iterator[CropBatch] = iter(DataLoader(stream, batch_size=None, num_workers=config.workers, **more))
+    batches = loop.start_workers(stream, config.workers)
     held = CropStream(Crops.load(config.data_root, replace(config.crops, ellipse=0.5), config.network, "val"), 0)
     rng = np.random.default_rng(7)
     asked = [held.batch(rng) for _ in range(max(1, config.validate_crops // config.crops.batch))]

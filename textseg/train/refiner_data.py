@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from textseg.prior import box_prior
 from textseg.train import refiner_roughs
 from textseg.train import sam_prompts as sp
 from textseg.train.data import LabelledObject, Sample
+from textseg.train.loop import worker_generator
 from textseg.train.refiner_roughs import Rough
 from textseg.train.sam_data import Sources
 from textseg.types import Float, UInt8
@@ -91,9 +91,7 @@ class Crops:
         """One crop; None where the draw was no use."""
         if self.roughs and rng.random() < self.config.real:
             return self._real(self.roughs[int(rng.integers(len(self.roughs)))], rng)
-        names = list(self.config.shares)
-        weights = np.array([self.config.shares[name] for name in names])
-        name = names[int(rng.choice(len(names), p=weights / weights.sum()))]
+        name = self.sources.draw_set(rng)
         if name == "scene":
             sample = self._scene(rng)
             if not sample.objects:
@@ -143,7 +141,7 @@ class Crops:
 
     def _scene(self, rng: np.random.Generator) -> Sample:
         if len(self._scenes) < self.config.scenes:
-            sample = self.sources.composers[int(rng.random() < 0.35)].compose(rng)
+            sample = self.sources.compose(rng)
             self._scenes.append((sample, self.config.crops_a_scene))
             return sample
         place = int(rng.integers(len(self._scenes)))
@@ -167,9 +165,8 @@ class Crops:
         if thing.mask is None or thing.crowd:
             return None
         mask = thing.mask.astype(np.uint8) * 255
-        if source == "ccp" and thing.name != "person" and rng.random() < 0.5:
-            pieces = sp.components(mask)
-            mask = pieces[int(rng.integers(len(pieces)))] if len(pieces) > 1 else mask
+        if source == "ccp" and thing.name != "person":
+            mask = sp.some_piece(mask, rng)
         tight = sp.tight_box(mask)
         height, width = image_rgb.shape[:2]
         if tight is None or float((tight[2:] - tight[:2]).max()) < self.config.least_side:
@@ -212,7 +209,7 @@ class Crops:
 
 
 def _light(image_rgb: UInt8, window: Float, rng: np.random.Generator) -> UInt8:
-    """The picture around a window, brighter, darker, flatter or blurred; what is outside stays as it is."""
+    """The picture around a window, brighter, darker or flatter; what is outside stays as it is."""
     if rng.random() > 0.7:
         return image_rgb
     gain, shift = float(rng.uniform(0.7, 1.35)), float(rng.uniform(-30, 30))
@@ -231,10 +228,7 @@ class CropStream(IterableDataset[CropBatch]):
         self.crops, self.seed = crops, seed
 
     def __iter__(self) -> Iterator[CropBatch]:
-        info = torch.utils.data.get_worker_info()
-        rng = np.random.default_rng((self.seed, 0 if info is None else info.id))
-        if info is not None:
-            os.nice(2)
+        rng = worker_generator(self.seed)
         while True:
             yield self.batch(rng)
 

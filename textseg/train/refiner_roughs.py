@@ -20,7 +20,7 @@ import torch
 
 from textseg import closeup, geometry
 from textseg.pipeline import Pipeline
-from textseg.redraw import RedrawConfig
+from textseg.redraw import OUTSIDE, RedrawConfig
 from textseg.train import sam_prompts as sp
 from textseg.train.data import Sample
 from textseg.train.loop import load_checkpoint, progress_bar, save_checkpoint
@@ -70,7 +70,7 @@ class Recorder:
         height, width = image.size_hw
         whole = np.tile(np.array([0, 0, max(height, width)], np.float32), (len(logits), 1))
         near = [
-            closeup.look(one, window, image.size_hw, _SIDE, -8.0) for one, window in zip(logits, whole, strict=True)
+            closeup.look(one, window, image.size_hw, _SIDE, OUTSIDE) for one, window in zip(logits, whole, strict=True)
         ]
         claims = np.full(len(logits), 0.5, np.float32)
         return Closeups(whole, np.stack(near) if near else np.zeros((0, _SIDE, _SIDE), np.float32), claims)

@@ -19,7 +19,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +28,21 @@ import numpy as np
 import torch
 import yaml
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from transformers import SamModel
 
-from textseg.errors import ConfigError, nearest
 from textseg.models.text_prompt import TextPrompt, TextPromptConfig
 from textseg.train.loop import (
     Clock,
     Ema,
     MetricsLog,
+    check_keys,
     cosine_rate,
     load_checkpoint,
     progress_bar,
     save_checkpoint,
     seed_everything,
     set_rate,
+    start_workers,
     weight_decay_groups,
 )
 from textseg.train.sam_data import Batch, PromptMaker, SamBatches, Sources, WindowConfig
@@ -108,8 +108,8 @@ class SamTrainConfig:
         """
         table: dict[str, Any] = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
         shape = dict(table.pop("model", {}))
-        _check_keys(shape, SamShape, "model.")
-        _check_keys(table, cls, "")
+        check_keys(shape, SamShape, "model.")
+        check_keys(table, cls, "")
         if "global_layers" in shape:
             shape["global_layers"] = tuple(shape["global_layers"])
         if "windows" in table:
@@ -127,13 +127,6 @@ class SamTrainConfig:
     def stage(self, share: float) -> int:
         """Which of the windows is in use when `share` of the time has gone."""
         return next((i for i, w in enumerate(self.windows) if share < w[0]), len(self.windows) - 1)
-
-
-def _check_keys(table: dict[str, Any], kind: type[Any], prefix: str) -> None:
-    known = [f.name for f in fields(kind)]
-    for key in table:
-        if key not in known:
-            raise ConfigError(f"unknown key {prefix + key!r}: {nearest(key, known)}")
 
 
 class SamWithText(nn.Module):
@@ -315,8 +308,7 @@ def start_batches(config: SamTrainConfig, data_root: str | Path, named: bool) ->
     sources = Sources.load(data_root, config.shares, config.model.image_size)
     maker = PromptMaker(text=named, image_share=config.image_share)
     stream = SamBatches(sources, maker, config.window_configs(), config.batch, config.seed + int(time.time()) % 10_000)
-    more: dict[str, Any] = {"prefetch_factor": 4, "timeout": 300} if config.workers else {}
-    return iter(DataLoader(stream, batch_size=None, num_workers=config.workers, **more)), stream.stage
+    return start_workers(stream, config.workers), stream.stage
 
 
 def train(config: SamTrainConfig, data_root: str | Path, out_dir: str | Path) -> None:

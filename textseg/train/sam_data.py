@@ -8,7 +8,6 @@ when the window grows.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch.utils.data import IterableDataset
 from textseg.prior import box_prior
 from textseg.train import sam_prompts as sp
 from textseg.train.data import PhotoSet, Sample
+from textseg.train.loop import worker_generator
 from textseg.train.phrases import PhraseSampler, PhraseTarget
 from textseg.train.sam_model import PIXEL_MEAN
 from textseg.train.scenes import SceneComposer, SceneConfig, at_size, load_cutouts, photo_cutouts
@@ -249,11 +249,8 @@ class PromptMaker:
     def _instance(self, window: Window, index: int, rng: np.random.Generator) -> UInt8:
         """The object's mask; for a garment class in several pieces, often one piece of it."""
         mask = window.mask(index)
-        if window.sample.source == "ccp" and window.sample.objects[index].name != "person" and rng.random() < 0.5:
-            pieces = sp.components(mask)
-            if len(pieces) > 1:
-                return pieces[int(rng.integers(len(pieces)))]
-        return mask
+        garment = window.sample.source == "ccp" and window.sample.objects[index].name != "person"
+        return sp.some_piece(mask, rng) if garment else mask
 
     def _rough(self, draw: Draw, window: Window, index: int, box: Float, rng: np.random.Generator) -> Float:
         beside, other = int(rng.integers(len(window.sample.objects))), None
@@ -363,12 +360,20 @@ class Sources:
         composers = [SceneComposer(cutouts, backgrounds, many, pasted), SceneComposer(cutouts, plain, single, pasted)]
         return cls(composers, photos, dict(shares))
 
+    def draw_set(self, rng: np.random.Generator) -> str:
+        """The name of a set, as often as `shares` says."""
+        weights = np.array(list(self.shares.values()))
+        return list(self.shares)[int(rng.choice(len(weights), p=weights / weights.sum()))]
+
+    def compose(self, rng: np.random.Generator) -> Sample:
+        """One scene, of several things or of one."""
+        return self.composers[int(rng.random() < 0.35)].compose(rng)
+
     def draw(self, rng: np.random.Generator) -> Sample:
         """One picture."""
-        weights = np.array(list(self.shares.values()))
-        name = list(self.shares)[int(rng.choice(len(weights), p=weights / weights.sum()))]
+        name = self.draw_set(rng)
         if name == "scene":
-            return self.composers[int(rng.random() < 0.35)].compose(rng)
+            return self.compose(rng)
         return self.photos[name][int(rng.integers(len(self.photos[name])))]
 
 
@@ -392,10 +397,7 @@ class SamBatches(IterableDataset[Batch]):
         self.stage = torch.zeros(1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def __iter__(self) -> Iterator[Batch]:
-        info = torch.utils.data.get_worker_info()
-        rng = np.random.default_rng((self.seed, 0 if info is None else info.id))
-        if info is not None:
-            os.nice(2)
+        rng = worker_generator(self.seed)
         while True:
             yield self.make(rng)
 

@@ -215,6 +215,15 @@ def _limit(logits: Float, box_xyxy: Float | None, rng: np.random.Generator) -> F
     return out
 
 
+def some_piece(mask: UInt8, rng: np.random.Generator) -> UInt8:
+    """An (H, W) 0/255 mask, or half of the time one of its `components`, where it has several."""
+    if rng.random() < 0.5:
+        pieces = components(mask)
+        if len(pieces) > 1:
+            return pieces[int(rng.integers(len(pieces)))]
+    return mask
+
+
 def components(mask: UInt8, least_share: float = 0.08) -> list[UInt8]:
     """The connected parts of an (H, W) 0/255 mask that hold at least `least_share` of it, largest first."""
     count, regions, stats, _ = cv2.connectedComponentsWithStats((mask > 127).astype(np.uint8), connectivity=8)
