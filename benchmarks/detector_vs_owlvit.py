@@ -31,10 +31,11 @@ from torch.nn import functional
 from torchvision.ops import box_convert, generalized_box_iou, generalized_box_iou_loss, sigmoid_focal_loss
 from transformers import OwlViTConfig, OwlViTForObjectDetection
 
+from textseg.config import read_yaml
 from textseg.models.nano_detector import normalise
 from textseg.models.nano_network import Answers
 from textseg.train import loop
-from textseg.train.detector import TrainConfig, Trainer, read_config
+from textseg.train.detector import TrainConfig, Trainer
 from textseg.train.detector_data import BatchStream, Sources, loader
 from textseg.train.detector_targets import Batch
 from textseg.train.detector_text import TextBank, open_text_source
@@ -206,7 +207,7 @@ def main() -> None:
     parser.add_argument("--out", help="JSON file for the figures")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    config = read_config(options.config)
+    config = read_yaml(options.config, TrainConfig)
     config = replace(config, data=replace(config.data, stages=((0.0, options.side),)))
     sources = Sources(config.data_root, config.data)
     asked: list[Question] = questions(config.data_root, options.side, config.validate_pictures)

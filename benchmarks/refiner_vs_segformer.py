@@ -52,7 +52,7 @@ class SegformerRefiner(nn.Module):
         self.network = SegformerForSemanticSegmentation(config)
 
     def forward(self, planes: Tensor) -> Refined:
-        """Map (N, 6, side, side) to the masks at half the side, added to the rough ones as in our network."""
+        """Map (N, 7, side, side) to the masks at half the side, added to the rough ones as in our network."""
         both = self.network(planes).logits  # (N, 2, side / 4, side / 4)
         both = functional.interpolate(both, scale_factor=2.0, mode="bilinear")
         rough = functional.avg_pool2d(planes[:, 3], 2) * ROUGH_SCALE

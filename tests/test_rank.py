@@ -110,6 +110,25 @@ def test_thresholds_can_differ_by_phrase() -> None:
     assert accepted.labels == ("cat",)
 
 
+def test_what_is_far_below_the_phrases_best_loses() -> None:
+    config = replace(DETECTOR_ONLY, threshold=0.2, margin=1.0)  # 0.9 has log-odds 2.2, 0.7 0.8 and 0.8 1.4
+    both = [[LEFT], [RIGHT]]
+    _, accepted, rejected = run(query("car"), config, both, [0.9, 0.7], [0, 0])
+    assert accepted.proposal_index.tolist() == [0]
+    assert rejected.reasons == ("score 0.70 far below the 0.90 of the phrase's best",)
+    assert len(run(query("car"), config, both, [0.9, 0.8], [0, 0])[1]) == 2
+    assert len(run(query("car", "dog"), config, both, [0.9, 0.7], [0, 1])[1]) == 2  # each phrase has a best of its own
+    assert len(run(query("car"), replace(config, margin=None), both, [0.9, 0.3], [0, 0])[1]) == 2  # type: ignore[arg-type]
+
+
+def test_what_the_caller_points_at_is_not_measured_against_another_of_his_boxes() -> None:
+    q, config = query("car"), replace(DETECTOR_ONLY, threshold=0.0, margin=0.1)
+    scored, accepted, _ = run(q, config, [[LEFT], [RIGHT]], [0.9, 0.2], [0, 0])
+    assert len(accepted) == 1  # type: ignore[arg-type]
+    accepted, _ = choose.select(replace(scored, sources=("user", "user")), q, config)
+    assert len(accepted) == 2
+
+
 def test_each_phrases_closest_miss_is_kept() -> None:
     config = RankConfig(weights={"detector": 1.0}, max_rejected=1)
     _, _, rejected = run(query("cat", "dog"), config, [[LEFT], [CORNER], [RIGHT]], [0.4, 0.3, 0.1], [0, 0, 1])
@@ -265,6 +284,7 @@ def test_clip_looks_at_each_phrases_best_first_when_there_are_many() -> None:
     [
         ({"threshold": 1.5}, "threshold: got 1.5"),
         ({"clip_temperature": 0.0}, "clip_temperature: got 0.0"),
+        ({"margin": -1.0}, "margin: got -1.0"),
         ({"weights": {"detektor": 1.0}}, "did you mean 'detector'"),
         ({"missing": {"bias": 0.5}}, "unknown part 'bias'"),
     ],

@@ -20,9 +20,11 @@ class Stamp:
 
     def __init__(self) -> None:
         self.asked: list[int] = []
+        self.hints: Float | None = None
 
-    def refine(self, image: Image, logits: Float, boxes_xyxy: Float) -> Closeups:
+    def refine(self, image: Image, logits: Float, boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
         self.asked.append(len(logits))
+        self.hints = hints
         near = np.full((len(logits), 8, 8), -8, np.float32)
         near[:, 2:6, 2:6] = 8
         windows = closeup.windows_around(np.nan_to_num(boxes_xyxy, nan=4.0), 2.0, 4.0)
@@ -114,3 +116,15 @@ def test_one_thing_found_for_two_phrases_is_drawn_once() -> None:
     assert after.closeup_index.tolist() == [[0, 0], [0, 0]]
     assert after.closeups is not None
     assert len(after.closeups) == 1
+
+
+def test_the_detectors_maps_are_handed_on_and_the_callers_masks_are_not() -> None:
+    for source, told in (("detector", 2.0), ("user", 0.0)):
+        proposals, candidates = given([0, 0], [0.9, 0.8], source)
+        maps = np.full((2, 5, 5), 2, np.float32)
+        prompts = user_prompts(np.arange(2), boxes_xyxy=proposals.boxes_xyxy, mask_logits=maps)
+        stamp = Stamp()
+        redraw(stamp, fake_pipeline().open(scene((40, 40), {})).image, proposals, prompts, candidates, RedrawConfig())
+        assert stamp.hints is not None
+        assert (stamp.hints == told).all()
+        assert len(stamp.hints) == stamp.asked[0]

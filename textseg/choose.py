@@ -9,7 +9,7 @@ import numpy as np
 
 from textseg import closeup, geometry
 from textseg.matmul import matmul
-from textseg.rank import RankConfig, Scored
+from textseg.rank import RankConfig, Scored, log_odds
 from textseg.types import Bool, Candidates, Float, Int, Query, Segments
 
 
@@ -94,20 +94,26 @@ def _reasons(scored: Scored, query: Query, order: Int, limits: Float, config: Ra
     height, width = scored.candidates.frame.original_hw
     reasons = [""] * len(scored)
     winners: list[int] = []
+    best: dict[int, int] = {}  # phrase → its first winner
+    odds = log_odds(scored.scores)
     flat = _flat(scored.masks)
     sizes = flat.sum(axis=1)
     for i in order:
-        limit = limits[scored.phrase_index[i]]
+        phrase = int(scored.phrase_index[i])
+        limit, first = limits[phrase], best.get(phrase, int(i))
         if sizes[i] == 0:
             reasons[i] = "empty mask"
         elif scored.areas[i] * height * width < config.min_area:
             reasons[i] = f"smaller than {config.min_area} pixels"
         elif scored.scores[i] < limit:
             reasons[i] = f"score {scored.scores[i]:.2f} below the threshold {limit:.2f}"
+        elif config.margin is not None and odds[first] - odds[i] > config.margin and scored.sources[i] != "user":
+            reasons[i] = f"score {scored.scores[i]:.2f} far below the {scored.scores[first]:.2f} of the phrase's best"
         else:
             reasons[i] = _overlap_reason(scored, query, int(i), winners, flat, sizes, config)
         if not reasons[i]:
             winners.append(int(i))
+            best.setdefault(phrase, int(i))
     return reasons
 
 

@@ -95,10 +95,10 @@ def read_preset(preset: str | Path) -> Preset:
     return read_yaml(path, Preset)
 
 
-def read_yaml(path: Path, cls: type[T]) -> T:
+def read_yaml(path: str | Path, cls: type[T]) -> T:
     """Fill the dataclass ``cls`` from a YAML file; errors name the file and the key."""
     try:
-        values = yaml.safe_load(path.read_text("utf-8"))
+        values = yaml.safe_load(Path(path).read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
     except yaml.YAMLError as error:
@@ -138,7 +138,10 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return fill(hint, value, where)
     if origin is tuple and isinstance(value, list | tuple):
-        return tuple(_coerce(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+        kinds = args[:1] * len(value) if args[-1] is ... else args
+        if len(value) != len(kinds):
+            raise ConfigError(f"{where}: got {_came(value)}, expected {len(kinds)} values")
+        return tuple(_coerce(kinds[i], item, f"{where}[{i}]") for i, item in enumerate(value))
     if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
         return {str(key): _coerce(args[1], item, f"{where}.{key}") for key, item in value.items()}
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):

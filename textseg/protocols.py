@@ -67,13 +67,15 @@ class MaskRefiner(Protocol):
 
     model_id: str
 
-    def refine(self, image: Image, logits: Float, boxes_xyxy: Float) -> Closeups:
+    def refine(self, image: Image, logits: Float, boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
         """Draw N masks of one picture again.
 
         Args:
             image: the picture.
             logits: float32 (N, h, w) over the whole picture, without padding; N may be 0.
             boxes_xyxy: float32 (N, 4), the prompts' boxes in pixels of the picture; NaN rows: none.
+            hints: float32 (N, h', w') logits over the whole picture, where a detector sees the phrase; rows of
+                zeros, and None: none.
         """
         ...
 

@@ -45,6 +45,8 @@ class RankConfig:
         contained: a mask of which this share lies inside a better mask of the same phrase is a part of it.
         cross_phrase_iou: masks of different phrases that overlap by this IoU are one object; the better keeps it.
         min_area: least area of an accepted mask in pixels of the original picture.
+        margin: how far below the phrase's best mask another one's log-odds may lie; None: as far as the threshold
+            allows. What the caller points at is never measured against what else he points at.
         clip_budget: how many candidates a phrase are shown to CLIP, best first by the other parts, each prompt's best
             mask before any prompt's second. What it says of that one holds for the prompt's masks that it did not see.
         clip_total: how many at most in one call, however many phrases: each phrase's best first. But one a phrase is
@@ -77,6 +79,7 @@ class RankConfig:
     contained: float = 0.85
     cross_phrase_iou: float = 0.8
     min_area: int = 1
+    margin: float | None = None
     clip_budget: int = 12
     clip_total: int = 64
     clip_grow: float = 1.2
@@ -91,6 +94,8 @@ class RankConfig:
         for name in ("threshold", "duplicate_iou", "contained", "cross_phrase_iou"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name}: got {getattr(self, name)}, expected a number in 0..1")
+        if self.margin is not None and not self.margin >= 0:
+            raise ConfigError(f"margin: got {self.margin}, expected a number of at least 0, or none")
         if not self.clip_temperature > 0:
             raise ConfigError(f"clip_temperature: got {self.clip_temperature}, expected a number above 0")
         for table, known in (("weights", (*PARTS, "bias")), ("missing", PARTS)):

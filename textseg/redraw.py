@@ -15,7 +15,7 @@ from textseg import closeup, geometry
 from textseg.errors import ConfigError
 from textseg.propose import place_in_phrase
 from textseg.protocols import MaskRefiner
-from textseg.types import Bool, Candidates, Image, Prompts, Proposals
+from textseg.types import Bool, Candidates, Float, Image, Int, Prompts, Proposals
 
 OUTSIDE = -8.0
 """Logit of what lies outside a closeup: it was drawn in full."""
@@ -74,10 +74,18 @@ def redraw(
     rough = np.ascontiguousarray(inside[prompt, mask])
     unlike, owner = closeup.distinct(rough > 0)  # one thing found for two phrases is drawn once
     index = np.where(index >= 0, owner[index], -1)
-    closeups = refiner.refine(image, rough[unlike], prompts.boxes_xyxy[prompt[unlike]])
+    drawn = prompt[unlike]
+    closeups = refiner.refine(image, rough[unlike], prompts.boxes_xyxy[drawn], _hints(prompts, own, drawn))
     for n, (near, window) in enumerate(zip(closeups.logits, closeups.windows, strict=True)):
         inside[index == n] = closeup.paste(near, window, image.size_hw, inside.shape[-2:], OUTSIDE)
     return replace(candidates, logits=logits, closeups=closeups, closeup_index=index)
+
+
+def _hints(prompts: Prompts, own: Bool, drawn: Int) -> Float | None:
+    """Return where the detector saw what the prompts mean; the caller's own masks are no such map."""
+    if prompts.mask_logits is None:
+        return None
+    return np.where(own[drawn, None, None], np.float32(0), prompts.mask_logits[drawn])
 
 
 def _likeliest(proposals: Proposals, prompts: Prompts, own: Bool, config: RedrawConfig) -> list[int]:

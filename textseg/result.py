@@ -109,6 +109,7 @@ class Result:
         *,
         duplicate_iou: float | None = None,
         min_area: int | None = None,
+        margin: float | None = None,
     ) -> Result:
         """Choose again from the same candidates; no model runs.
 
@@ -117,12 +118,15 @@ class Result:
             per_phrase: thresholds of single phrases instead.
             duplicate_iou: two masks of one phrase that overlap by this IoU are one object; None leaves it.
             min_area: least area of an accepted mask, pixels of the original picture; None leaves it.
+            margin: how far below its phrase's best mask another one's log-odds may lie; None leaves it,
+                ``math.inf`` lets all in that reach the threshold.
         """
         config = replace(
             self.config,
             threshold=threshold,
             duplicate_iou=self.config.duplicate_iou if duplicate_iou is None else duplicate_iou,
             min_area=self.config.min_area if min_area is None else min_area,
+            margin=self.config.margin if margin is None else margin,
         )
         per_phrase = per_phrase or {}
         known = {phrase.text for phrase in self.query.phrases}

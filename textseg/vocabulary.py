@@ -66,7 +66,9 @@ class Vocabulary:
     def save(self, folder: str | Path) -> None:
         """Write the vocabulary into a CLIP's folder, embeddings as float16."""
         tensors = {"embeddings": self.embeddings.astype(np.float16), "kin": self.kin.astype(np.int32).reshape(-1, 2)}
-        save_file(tensors, Path(folder) / FILE, metadata={"names": json.dumps(self.names)})
+        path = Path(folder) / FILE
+        save_file(tensors, path, metadata={"names": json.dumps(self.names)})
+        path.chmod(0o644)  # written for its owner alone
 
     @classmethod
     def load(cls, folder: str | Path) -> Vocabulary | None:

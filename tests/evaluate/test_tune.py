@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -69,6 +71,17 @@ def test_a_part_of_a_winner_is_no_second_mask() -> None:
     doubled = Row(**{**vars(one), "masks_packed": np.repeat(one.masks_packed[:1], 2, axis=0)})
     scores, unions = Aim([doubled], DETECTOR_ALONE, 0.25).contests[0].outcome(np.array([0.2, 0.4]))
     assert scores.tolist() == [0.4] and unions.tolist() == [1.0]
+
+
+@pytest.mark.parametrize(("margin", "winners"), [(None, 2), (3.0, 2), (1.0, 1)])
+def test_the_margin_is_the_rankings_own(margin: float | None, winners: int) -> None:
+    config = replace(DETECTOR_ALONE, margin=margin)
+    one = row(0, [0.9, 0.6], 0.9, present=True)  # log-odds 2.2 and 0.4
+    contest = Aim([one], config, 0.25).contests[0]
+    scores, unions = contest.outcome(contest.odds[:, PARTS.index("detector")])
+    chosen, same = one.choose(scores_of(one, config), config)
+    assert len(scores) == len(chosen) == winners
+    np.testing.assert_allclose(unions, same)
 
 
 def test_calibration_keeps_the_order() -> None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from textseg.errors import ShapeError, WeightsError
-from textseg.models.text_prompt import CONFIG_FILE, WEIGHTS_FILE, TextPrompt, TextPromptConfig
+from textseg.models.nano_files import CONFIG_FILE, WEIGHTS_FILE
+from textseg.models.text_prompt import TextPrompt, TextPromptConfig
 
 SMALL = TextPromptConfig(clip_dim=6, text_width=8, token_count=3, hidden_dim=5)
 

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from textseg.errors import ConfigError
+from textseg.geometry import mask_iou
 from textseg.train.clip import ClipTrainConfig, _Trainer, noun_loss, pair_loss
-from textseg.train.clip_data import FILL_RGB, Crop, crop_targets, cut_crop
+from textseg.train.clip_data import FILL_RGB, Crop, crop_targets, crop_window, cut_crop, rough_mask
 from textseg.train.clip_model import ClipModelConfig, build_nano_clip, encode_short_text, export
 from textseg.train.loop import Ema, cosine_rate, load_checkpoint, save_checkpoint
 from textseg.train.noun_table import BACKGROUND, NounTable
@@ -112,6 +113,18 @@ def test_only_the_mask_is_left() -> None:
     assert crop.reshape(-1, 3).tolist().count(list(FILL_RGB)) == 1500
 
 
+def test_rough_masks_lie_where_the_true_one_does() -> None:
+    mask = np.zeros((60, 60), bool)
+    mask[15:45, 15:45] = True
+    window = crop_window(np.array([15, 15, 45, 45], np.float32), 1.4, (0.0, 0.0))
+    np.testing.assert_allclose(window, [9, 9, 42])
+    rng = np.random.default_rng(0)
+    drawn = np.stack([rough_mask(mask, window, 42, rng) for _ in range(60)])
+    overlaps = mask_iou(drawn, mask[None, 9:51, 9:51])[:, 0]
+    assert 0.6 < overlaps.mean() < 0.95
+    assert drawn.any(axis=(1, 2)).all()
+
+
 def test_the_loss_is_siglips_on_a_unit_matrix() -> None:
     logits = torch.tensor([[2.0, -1.0], [0.5, 3.0]])
     expected = -functional.logsigmoid(torch.tensor([2.0, 1.0, -0.5, 3.0])).sum() / 2
@@ -161,16 +174,6 @@ def test_a_package_loads_into_open_clip(model: open_clip.CLIP, tokenizer: NanoTo
     pixels = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(again.encode_image(pixels), model.encode_image(pixels), atol=2e-2, rtol=2e-2)
-
-
-def test_unknown_keys_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "clip.yaml"
-    path.write_text("stepz: 3\n")
-    with pytest.raises(ValueError, match=r"'stepz'.*steps"):
-        ClipTrainConfig.read(path)
-    path.write_text("steps: 3\ncrops: {side: 32, shares: {scene: 1.0}}\n")
-    config = ClipTrainConfig.read(path)
-    assert (config.steps, config.crops.side, config.crops.shares) == (3, 32, (("scene", 1.0),))
 
 
 def test_the_average_follows_and_checkpoints_come_back(tmp_path: Path) -> None:

@@ -10,11 +10,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from textseg.errors import ConfigError
 from textseg.models.nano_network import Answers, NanoNetwork, NetworkConfig
 from textseg.train import detector
 from textseg.train.data import LabelledObject, Sample, mask_box
-from textseg.train.detector import TrainConfig, Trainer, read_config
+from textseg.train.detector import TrainConfig, Trainer
 from textseg.train.detector_data import side_at
 from textseg.train.detector_loss import LossConfig, detector_loss
 from textseg.train.detector_names import NameTargets
@@ -233,12 +232,3 @@ def test_texts_are_embedded_once() -> None:
     first, again = bank(["a", "b", "a"]), bank(["b", "a"])
     assert asked == ["a", "b"]
     torch.testing.assert_close(first[:2], again.flip(0))
-
-
-def test_the_config_file_is_read_and_a_wrong_key_is_named(tmp_path: Path) -> None:
-    shipped = Path(__file__).parents[2] / "configs" / "train" / "detector.yaml"
-    assert read_config(shipped).data.stages[0][0] == 0.0
-    wrong = tmp_path / "wrong.yaml"
-    wrong.write_text("data: {batch_sise: 3}\n")
-    with pytest.raises(ConfigError, match="batch_size"):
-        read_config(wrong)

@@ -41,6 +41,7 @@ class _Contest:
         conflict: bool (M, M), whether one that won keeps the other out.
         packed: uint8 (M, bytes), the masks; truth, ignore: uint8 (bytes,), None where there are none.
         set: which set the phrase counts for; present: whether it means anything.
+        margin: how far below the best of its scores others may lie.
     """
 
     odds: Float
@@ -50,6 +51,7 @@ class _Contest:
     ignore: UInt8 | None
     set: str
     present: bool
+    margin: float
 
     @classmethod
     def of(cls, row: Row, config: RankConfig) -> _Contest:
@@ -65,13 +67,16 @@ class _Contest:
             | (prompts[:, None] == prompts[None])
         )
         odds = _odds(row.parts[solid], config)
-        return cls(odds, conflict, packed, row.truth_packed, row.ignore_packed, row.set, row.present)
+        margin = np.inf if config.margin is None else config.margin
+        return cls(odds, conflict, packed, row.truth_packed, row.ignore_packed, row.set, row.present, margin)
 
     def outcome(self, scores: NDArray[np.floating[Any]]) -> tuple[Float, Float]:
         """Return the scores of the masks that win, best first, and the IoU of their growing union; (K,) each."""
         winners: list[int] = []
         out = np.zeros(len(scores), np.bool_)
         for i in np.argsort(-scores, kind="stable").tolist():
+            if winners and scores[winners[0]] - scores[i] > self.margin:
+                break
             if not out[i]:
                 winners.append(i)
                 out |= self.conflict[i]

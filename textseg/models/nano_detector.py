@@ -6,11 +6,9 @@ The weights are a folder with ``config.json`` and ``model.safetensors`` (float16
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +16,12 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import batched_nms
 
 from textseg.errors import WeightsError
+from textseg.models import nano_files
 from textseg.models.nano_network import PIXEL_STRIDE, Answers, Features, NanoNetwork, NetworkConfig, TextCodes
 from textseg.propose import concatenate
 from textseg.protocols import ImageTextEncoder
@@ -32,7 +29,6 @@ from textseg.types import Float, Frame, Image, Proposals, UInt8
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 _MEAN = (122.77, 116.75, 104.09)
 _STD = (68.50, 66.63, 70.32)
 _PAD = 118
@@ -249,27 +245,9 @@ def _limited(maps: Float, boxes_xyxy: Float, original_hw: tuple[int, int], grow:
 
 
 def save_detector(folder: str | Path, network: NanoNetwork, config: ProposalConfig) -> None:
-    """Write ``config.json`` and float16 ``model.safetensors``; each file is replaced in one move."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: (value.half() if value.is_floating_point() and name not in _EXACT else value).contiguous()
-        for name, value in network.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
-    text = json.dumps({"network": asdict(network.config), "proposals": asdict(config)}, indent=2)
-
-    def write_text(path: Path) -> None:
-        path.write_text(text + "\n", encoding="utf-8")
-
-    _replace(folder / WEIGHTS_FILE, lambda path: save_file(tensors, path))
-    _replace(folder / CONFIG_FILE, write_text)
-
-
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    write(partial)
-    os.replace(partial, path)
+    """Write ``config.json`` and float16 ``model.safetensors`` into ``folder`` (made if missing)."""
+    saved = {"network": asdict(network.config), "proposals": asdict(config)}
+    nano_files.save(folder, network, saved, exact=_EXACT)
 
 
 def load_detector(folder: str | Path) -> tuple[NanoNetwork, ProposalConfig]:
@@ -278,32 +256,11 @@ def load_detector(folder: str | Path) -> tuple[NanoNetwork, ProposalConfig]:
     Raises:
         WeightsError: naming the file that is missing, damaged or does not fit.
     """
-    folder = Path(folder)
-    config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
-    try:
-        saved = json.loads(config_path.read_text(encoding="utf-8"))
-        network = NanoNetwork(NetworkConfig(**_known(saved["network"], NetworkConfig)))
-        proposals = ProposalConfig(**_known(saved["proposals"], ProposalConfig))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise WeightsError(f"{config_path}: no nano detector's config ({error}); install the weights again") from error
-    try:
-        tensors = load_file(weights_path)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise WeightsError(f"{weights_path}: cannot be read ({error}); install the weights again") from error
-    state = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
-    try:
-        missing, unexpected = network.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise WeightsError(f"{weights_path}: does not fit {config_path.name} ({error})") from error
-    lost = [*unexpected, *(name for name in missing if not name.endswith("num_batches_tracked"))]
-    if lost:
-        raise WeightsError(f"{weights_path}: {len(lost)} tensors do not fit {config_path.name}, such as {lost[0]!r}")
+
+    def make(saved: dict[str, Any]) -> tuple[NanoNetwork, ProposalConfig]:
+        network = NetworkConfig(**nano_files.known(saved["network"], NetworkConfig))
+        return NanoNetwork(network), ProposalConfig(**nano_files.known(saved["proposals"], ProposalConfig))
+
+    network, proposals = nano_files.read_config(folder, "a nano detector", make)
+    nano_files.load_weights(folder, network)
     return network.eval().to(memory_format=torch.channels_last), proposals
-
-
-def _known(values: dict[str, Any], kind: type[NetworkConfig] | type[ProposalConfig]) -> dict[str, Any]:
-    names = {field.name for field in fields(kind)}
-    unknown = sorted(set(values) - names)
-    if unknown:
-        raise KeyError(f"unknown entries {unknown}; known: {sorted(names)}")
-    return values

@@ -2,13 +2,13 @@
 
 SAM's small encoder sees a whole picture in 24 × 24 tokens; that says what is where, but draws edges loosely. A
 convolutional network learns edges from far fewer pictures, and a crop shows it small things large. It takes the
-crop, the rough mask and the prompt's box, and knows no classes: what is meant is what the rough mask covers.
+crop, the rough mask, the prompt's box and the detector's map of the phrase, where there is one, and knows no classes:
+what is meant is what these point at. A weak detector's boxes are off, so that it also learns to look beyond them.
 The idea is CascadePSP's (Cheng et al., CVPR 2020), the network a small U-Net (Ronneberger et al., 2015).
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,25 +16,22 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from textseg import closeup
 from textseg.closeup import cover, cut
-from textseg.errors import ConfigError, WeightsError, nearest
+from textseg.errors import ConfigError, nearest
+from textseg.models import nano_files, onednn
 from textseg.models.nano_network import conv_bn, fold_norms
 from textseg.types import Closeups, Float, Image, UInt8
 
 KINDS = ("nano",)
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-
-PLANES = 6
-"""Of the input: red, green, blue, the rough mask, the box, and what of the crop is picture."""
+PLANES = 7
+"""Of the input: red, green, blue, the rough mask, the box, what of the crop is picture, and the phrase's map."""
 
 ROUGH_SCALE = 4.0
-"""Rough logits are divided by this and kept within ±2."""
+"""Rough logits, and those of maps, are divided by this and kept within ±2."""
 
 PIXEL_MEAN, PIXEL_STD = 118.0, 60.0
 
@@ -99,7 +96,7 @@ class RefinerNetwork(nn.Module):
         self.judge = nn.Sequential(nn.Linear(c.widths[-1] + c.widths[0], 64), nn.ReLU(inplace=True), nn.Linear(64, 1))
 
     def forward(self, planes: Tensor) -> Refined:
-        """Map (N, 6, side, side) to the masks; ``planes`` as ``crop_planes`` makes them."""
+        """Map (N, 7, side, side) to the masks; ``planes`` as ``crop_planes`` makes them."""
         levels = [planes]
         for down in self.down:
             levels.append(down(levels[-1]))
@@ -113,14 +110,17 @@ class RefinerNetwork(nn.Module):
         return Refined(logits, self.judge(torch.cat([deep.mean((2, 3)), inside], dim=1))[:, 0].float())
 
 
-def crop_planes(image_rgb: UInt8, rough: Float, window: Float, box_xyxy: Float | None, config: RefinerConfig) -> Float:
-    """Return float32 (6, side, side), what the network sees of one rough mask.
+def crop_planes(
+    image_rgb: UInt8, rough: Float, window: Float, box_xyxy: Float | None, hint: Float | None, config: RefinerConfig
+) -> Float:
+    """Return float32 (7, side, side), what the network sees of one rough mask.
 
     Args:
         image_rgb: uint8 (H, W, 3), the picture.
         rough: float32 (m, m), the rough mask's logits over the crop.
         window: float32 (3,), from ``closeup.windows_around``.
         box_xyxy: float32 (4,), the prompt's box in pixels of the picture; None where there is none.
+        hint: float32 (m, m), the logits of the phrase's map over the crop; None where there is none.
         config: sizes.
     """
     size = config.side
@@ -128,10 +128,15 @@ def crop_planes(image_rgb: UInt8, rough: Float, window: Float, box_xyxy: Float |
     inside = cover(window, np.array([0, 0, image_rgb.shape[1], image_rgb.shape[0]], np.float32), size)
     pixels = np.moveaxis(cut(image_rgb, window, size).astype(np.float32), 2, 0)
     planes[:3] = (pixels - PIXEL_MEAN) / PIXEL_STD * (inside > 0.5)
-    planes[3] = np.clip(cv2.resize(rough, (size, size), interpolation=cv2.INTER_LINEAR) / ROUGH_SCALE, -2, 2)
+    planes[3] = _soft(rough, size)
     planes[4] = 0.0 if box_xyxy is None else cover(window, box_xyxy, size)
     planes[5] = inside
+    planes[6] = 0.0 if hint is None else _soft(hint, size)
     return planes
+
+
+def _soft(logits: Float, size: int) -> Float:
+    return np.clip(cv2.resize(logits, (size, size), interpolation=cv2.INTER_LINEAR) / ROUGH_SCALE, -2, 2)
 
 
 class NanoRefiner:
@@ -153,13 +158,15 @@ class NanoRefiner:
         fold_norms(network)
         return cls(network.to(memory_format=torch.channels_last), "nano-refiner")
 
-    def refine(self, image: Image, logits: Float, boxes_xyxy: Float) -> Closeups:
+    def refine(self, image: Image, logits: Float, boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
         """Draw N masks of one picture again.
 
         Args:
             image: the picture.
             logits: float32 (N, h, w) over the whole picture, without padding; N may be 0.
             boxes_xyxy: float32 (N, 4), the prompts' boxes in pixels of the picture; NaN rows: none.
+            hints: float32 (N, h', w') logits over the whole picture, where a detector sees the phrase; rows of
+                zeros, and None: none.
         """
         config, size = self.network.config, self.network.config.side // 2
         if not len(logits):
@@ -169,15 +176,18 @@ class NanoRefiner:
         boxes = np.where(np.isnan(boxes_xyxy), np.stack(shown), boxes_xyxy)
         windows = closeup.windows_around(boxes, config.grow, config.least)
         planes = []
-        for rough, window, box in zip(logits, windows, boxes_xyxy, strict=True):
-            near = closeup.look(rough, window, image.size_hw, size, -LIMIT)
-            planes.append(crop_planes(image.rgb, near, window, None if np.isnan(box).any() else box, config))
+        for n, (window, box) in enumerate(zip(windows, boxes_xyxy, strict=True)):
+            near = closeup.look(logits[n], window, image.size_hw, size, -LIMIT)
+            told = hints is not None and hints[n].any()
+            hint = closeup.look(hints[n], window, image.size_hw, size, -LIMIT) if told and hints is not None else None
+            planes.append(crop_planes(image.rgb, near, window, None if np.isnan(box).any() else box, hint, config))
         return Closeups(windows, *self._ask(np.stack(planes)))
 
     @torch.inference_mode()
     def _ask(self, planes: Float) -> tuple[Float, Float]:
         batch = torch.from_numpy(planes).contiguous(memory_format=torch.channels_last)
-        refined = self.network(batch)
+        with torch.autocast("cpu", torch.bfloat16, enabled=onednn.has_bfloat16()):  # as it was trained
+            refined = self.network(batch)
         return refined.logits.clamp(-LIMIT, LIMIT).numpy(), refined.iou.sigmoid().numpy()
 
 
@@ -194,15 +204,7 @@ def load(kind: str, model: str) -> NanoRefiner:
 
 def save_refiner(folder: str | Path, network: RefinerNetwork) -> None:
     """Write ``config.json`` and float16 ``model.safetensors`` into ``folder`` (made if missing)."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG_FILE).write_text(json.dumps(asdict(network.config), indent=2) + "\n", encoding="utf-8")
-    tensors = {
-        name: value.detach().half().contiguous()
-        for name, value in network.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
-    save_file(tensors, folder / WEIGHTS_FILE)
+    nano_files.save(folder, network, asdict(network.config))
 
 
 def load_refiner(folder: str | Path) -> RefinerNetwork:
@@ -211,18 +213,8 @@ def load_refiner(folder: str | Path) -> RefinerNetwork:
     Raises:
         WeightsError: naming the file that is missing, damaged or does not fit.
     """
-    config_path, weights_path = Path(folder) / CONFIG_FILE, Path(folder) / WEIGHTS_FILE
-    try:
-        saved = json.loads(config_path.read_text(encoding="utf-8"))
-        network = RefinerNetwork(RefinerConfig(**{**saved, "widths": tuple(saved["widths"])}))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise WeightsError(f"{config_path}: no mask refiner's config ({error}); install the weights again") from error
-    try:
-        state = {name: value.float() for name, value in load_file(weights_path).items()}
-        missing, unexpected = network.load_state_dict(state, strict=False)
-    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"{weights_path}: damaged or of another network ({error}); install it again") from error
-    lost = [*unexpected, *(name for name in missing if not name.endswith("num_batches_tracked"))]
-    if lost:
-        raise WeightsError(f"{weights_path}: {len(lost)} tensors do not fit {config_path.name}, such as {lost[0]!r}")
+    network = nano_files.read_config(
+        folder, "a mask refiner", lambda saved: RefinerNetwork(RefinerConfig(**nano_files.known(saved, RefinerConfig)))
+    )
+    nano_files.load_weights(folder, network)
     return network.eval().to(memory_format=torch.channels_last)

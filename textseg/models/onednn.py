@@ -7,6 +7,8 @@ called here; where it is missing, where gradients are wanted or the tensors are 
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -46,6 +48,13 @@ def usable(x: Tensor) -> bool:
         and not torch.compiler.is_exporting()
         and not torch.is_autocast_enabled("cpu")
     )
+
+
+@cache
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 itself, so that it is quicker than float32 and not slower."""
+    able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def _found() -> bool:

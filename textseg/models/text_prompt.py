@@ -7,20 +7,17 @@ Here a small MLP does it, and it is trained on both kinds of embedding.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from textseg.errors import ShapeError, WeightsError
+from textseg.errors import ShapeError
+from textseg.models import nano_files
 from textseg.types import Float
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -83,11 +80,7 @@ class TextPrompt(nn.Module):
 
     def save(self, folder: str | Path) -> None:
         """Write ``config.json`` and fp16 ``model.safetensors`` into ``folder`` (made if missing)."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG_FILE).write_text(json.dumps(asdict(self.config), indent=2) + "\n", encoding="utf-8")
-        weights = {name: value.detach().half().contiguous() for name, value in self.state_dict().items()}
-        save_file(weights, folder / WEIGHTS_FILE)
+        nano_files.save(folder, self, asdict(self.config))
 
     @classmethod
     def load(cls, folder: str | Path) -> TextPrompt:
@@ -96,23 +89,10 @@ class TextPrompt(nn.Module):
         Raises:
             WeightsError: naming the file that is missing, damaged or does not fit.
         """
-        folder = Path(folder)
-        config = _read_config(folder / CONFIG_FILE)
-        path = folder / WEIGHTS_FILE
-        if not path.is_file():
-            raise WeightsError(f"{path} is missing: expected the weights of a text prompt")
-        model = cls(config)
-        try:
-            model.load_state_dict({name: value.float() for name, value in load_file(path).items()})
-        except Exception as error:  # safetensors raises its own class, torch a RuntimeError
-            raise WeightsError(f"{path} is damaged or does not fit its {CONFIG_FILE}: {error}") from error
+
+        def make(saved: dict[str, Any]) -> TextPrompt:
+            return cls(TextPromptConfig(**nano_files.known(saved, TextPromptConfig)))
+
+        model = nano_files.read_config(folder, "a text prompt", make)
+        nano_files.load_weights(folder, model)
         return model.eval()
-
-
-def _read_config(path: Path) -> TextPromptConfig:
-    known = {f.name for f in fields(TextPromptConfig)}
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-        return TextPromptConfig(**{key: int(value) for key, value in table.items() if key in known})
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{path} is missing or malformed: expected a text prompt's config ({error})") from error

@@ -14,20 +14,19 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import open_clip
 import torch
-import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
+from textseg.config import read_yaml
 from textseg.errors import ConfigError
 from textseg.models.clip import load as load_clip
 from textseg.models.nano_detector import load_detector
@@ -84,28 +83,6 @@ class ClipTrainConfig:
     model: ClipModelConfig = field(default_factory=ClipModelConfig)
     crops: CropConfig = field(default_factory=CropConfig)
 
-    @classmethod
-    def read(cls, path: str | Path) -> ClipTrainConfig:
-        """From YAML. Raises ValueError, naming the choices, for a key that does not exist."""
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        model = _fill(ClipModelConfig, values.pop("model", {}))
-        crop_values = values.pop("crops", {})
-        if "shares" in crop_values:
-            crop_values["shares"] = tuple(crop_values["shares"].items())
-        for pair in ("scene_objects", "scene_scale"):
-            if pair in crop_values:
-                crop_values[pair] = tuple(crop_values[pair])
-        config: ClipTrainConfig = _fill(cls, {**values, "model": model, "crops": _fill(CropConfig, crop_values)})
-        return config
-
-
-def _fill(kind: Any, values: dict[str, Any]) -> Any:
-    known = {f.name for f in fields(kind)}
-    for key in values:
-        if key not in known:
-            raise ValueError(f"unknown key {key!r} for {kind.__name__}; choose from {', '.join(sorted(known))}")
-    return kind(**values)
-
 
 def pair_loss(logits: Tensor, targets: Tensor, weights: Tensor, softmax_weight: float) -> Tensor:
     """Mean loss of (N, M) logits; `targets` in {0, 1}, `weights` 0 where nobody knows.
@@ -161,7 +138,7 @@ def train_clip(
     averaged weights of the checkpoint `start_from`, where given, but with its own logit scale and bias.
     """
     if not isinstance(config, ClipTrainConfig):
-        config = ClipTrainConfig.read(config)
+        config = read_yaml(config, ClipTrainConfig)
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     if start_from is not None and not (out / "tokenizer.json").is_file():
@@ -359,7 +336,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if given.export:
-        package = export_checkpoint(given.out, given.export, ClipTrainConfig.read(given.config))
+        package = export_checkpoint(given.out, given.export, read_yaml(given.config, ClipTrainConfig))
     else:
         package = train_clip(given.config, given.data, given.out, resume=not given.fresh, start_from=given.start_from)
     write_vocabulary(given.data, package)

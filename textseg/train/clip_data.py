@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from textseg import closeup
+from textseg.train import sam_prompts as sp
 from textseg.train.colors import COLORS
 from textseg.train.data import LabelledObject, PhotoSet
 from textseg.train.noun_table import ANY_THING, BACKGROUND, NounTable
@@ -49,10 +51,7 @@ def cut_crop(
     Where `mask` (H, W) bool is given, all outside of it becomes `FILL_RGB`, as does what lies
     outside of the picture. `shift` moves the centre, in shares of the crop.
     """
-    x0, y0, x1, y1 = (float(v) for v in box_xyxy)
-    length = max(8.0, grow * max(x1 - x0, y1 - y0))
-    left = (x0 + x1) / 2 + shift[0] * length - length / 2
-    top = (y0 + y1) / 2 + shift[1] * length - length / 2
+    left, top, length = (float(v) for v in crop_window(box_xyxy, grow, shift))
     height, width = image_rgb.shape[:2]
     a, b = max(0, round(left)), max(0, round(top))
     c, d = min(width, round(left + length)), min(height, round(top + length))
@@ -72,6 +71,15 @@ def cut_crop(
     inside = cv2.resize(near, (u1 - u0, v1 - v0), interpolation=cv2.INTER_NEAREST) > 0
     canvas[v0:v1, u0:u1][inside] = part[inside]
     return canvas
+
+
+def crop_window(box_xyxy: NDArray[np.float32], grow: float, shift: tuple[float, float]) -> NDArray[np.float32]:
+    """Return the (left, top, side) of `cut_crop`'s crop, pixels of the picture."""
+    x0, y0, x1, y1 = (float(v) for v in box_xyxy)
+    length = max(8.0, grow * max(x1 - x0, y1 - y0))
+    left = (x0 + x1) / 2 + shift[0] * length - length / 2
+    top = (y0 + y1) / 2 + shift[1] * length - length / 2
+    return np.array([left, top, length], np.float32)
 
 
 def crop_targets(
@@ -99,15 +107,19 @@ class CropConfig:
     scene_size: int = 256
     scene_objects: tuple[int, int] = (2, 6)
     scene_scale: tuple[float, float] = (0.18, 0.6)
-    shares: tuple[tuple[str, float], ...] = (
-        ("scene", 0.45),
-        ("coco", 0.18),
-        ("ccp", 0.14),
-        ("caltech", 0.10),
-        ("boxes", 0.09),
-        ("background", 0.04),
+    shares: Mapping[str, float] = field(
+        default_factory=lambda: {
+            "scene": 0.45,
+            "coco": 0.18,
+            "ccp": 0.14,
+            "caltech": 0.10,
+            "boxes": 0.09,
+            "background": 0.04,
+        }
     )
     masked_probability: float = 0.55
+    rough: float = 0.0
+    """Share of the masked crops whose mask is off as a segmenter's is: that is what the ranking will show."""
     color_probability: float = 0.45
 
 
@@ -141,9 +153,9 @@ class CropSource:
     def crops(self, rng: np.random.Generator) -> list[Crop]:
         """One batch of crops."""
         config = self.config
-        total = sum(share for _, share in config.shares)
+        total = sum(config.shares.values())
         found: list[Crop] = []
-        for kind, share in config.shares:
+        for kind, share in config.shares.items():
             wanted = round(config.batch * share / total)
             found.extend(self._draw(kind, wanted, rng))
         while len(found) < config.batch:
@@ -184,7 +196,12 @@ class CropSource:
         shift = (float(rng.normal(0, 0.03)), float(rng.normal(0, 0.03)))
         if thing.mask is None:
             grow = float(rng.uniform(0.9, 1.25))
-        image = cut_crop(image_rgb, thing.box_xyxy, thing.mask if masked else None, config.side, grow=grow, shift=shift)
+        rough = masked and rng.random() < config.rough
+        mask = thing.mask if masked and not rough else None
+        image = cut_crop(image_rgb, thing.box_xyxy, mask, config.side, grow=grow, shift=shift)
+        if rough and thing.mask is not None:
+            window = crop_window(thing.box_xyxy, grow, shift)
+            image[~rough_mask(thing.mask, window, config.side, rng)] = FILL_RGB
         return Crop(_jitter(image, rng), thing.names, thing.name, thing.color)
 
     def _background(self, rng: np.random.Generator) -> Crop:
@@ -214,6 +231,15 @@ class CropSource:
         for i in rng.integers(len(self.plain_nouns), size=self.config.extra_phrases):
             pairs[(self.plain_nouns[int(i)], None)] = None
         return list(pairs)
+
+
+def rough_mask(
+    mask: NDArray[np.bool_], window: NDArray[np.float32], side: int, rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Return bool (side, side): an (H, W) mask in a window (left, top, side), as a segmenter would draw it."""
+    target = sp.as_uint8(closeup.cut(mask.view(np.uint8) * np.uint8(255), window, side))
+    keep = sp.simulate_rough(sp.RoughContext(target, None, None), rng) > 0
+    return keep if keep.any() else target > 127
 
 
 def _index_by_class(photos: PhotoSet) -> dict[str, list[tuple[int, int]]]:

@@ -13,17 +13,15 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_type_hints
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 
-from textseg.errors import ConfigError, nearest
+from textseg.config import read_yaml
 from textseg.models.nano_detector import ProposalConfig, load_detector, normalise, save_detector
 from textseg.models.nano_network import Features, NanoNetwork, NetworkConfig, load_backbone
 from textseg.train import loop
@@ -92,36 +90,6 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     proposals: ProposalConfig = field(default_factory=ProposalConfig)
-
-
-def read_config(path: str | Path) -> TrainConfig:
-    """Read a YAML file into a `TrainConfig`.
-
-    Raises:
-        ConfigError: a key is unknown (names the nearest) or the file is no mapping.
-    """
-    values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    config: TrainConfig = _fill(TrainConfig, values, str(path))
-    return config
-
-
-def _fill(kind: type[Any], values: Any, where: str) -> Any:
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{where}: expected keys and values, got {type(values).__name__}")
-    hints, known = get_type_hints(kind), [f.name for f in fields(kind)]
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise ConfigError(f"{where}: unknown key {unknown[0]!r}; {nearest(unknown[0], known)}")
-    filled = {}
-    for name, value in values.items():
-        hint = hints[name]
-        if isinstance(hint, type) and is_dataclass(hint):
-            filled[name] = _fill(hint, value, f"{where}: {name}")
-        elif isinstance(value, list):
-            filled[name] = tuple(tuple(v) if isinstance(v, list) else v for v in value)
-        else:
-            filled[name] = value
-    return kind(**filled)
 
 
 class Trainer:
@@ -318,7 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--export-only", metavar="DIR", help="write the checkpoint's averaged weights there and stop")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    config = read_config(options.config)
+    config = read_yaml(options.config, TrainConfig)
     if options.data:
         config = replace(config, data_root=options.data)
     if options.export_only:

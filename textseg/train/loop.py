@@ -13,7 +13,6 @@ import random
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,22 +23,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from textseg.errors import ConfigError, nearest
-
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-def check_keys(table: Mapping[str, Any], kind: type[Any], prefix: str) -> None:
-    """Refuse a key that the dataclass ``kind`` lacks.
-
-    Raises:
-        ConfigError: naming the key after ``prefix``, and the nearest that is known.
-    """
-    known = [f.name for f in fields(kind)]
-    for key in table:
-        if key not in known:
-            raise ConfigError(f"unknown key {prefix + key!r}: {nearest(key, known)}")
 
 
 def worker_generator(seed: int) -> np.random.Generator:

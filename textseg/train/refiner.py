@@ -9,18 +9,18 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
-import yaml
 from torch import Tensor, nn
 from torch.nn import functional
 
+from textseg.config import read_yaml
 from textseg.models.nano_refiner import Refined, RefinerConfig, RefinerNetwork, load_refiner, save_refiner
 from textseg.train import loop
 from textseg.train.refiner_data import CropBatch, CropConfig, Crops, CropStream
@@ -77,24 +77,6 @@ class RefinerLoss(NamedTuple):
     mask: Tensor
     claim: Tensor
     iou: Tensor
-
-
-def read_config(path: str | Path) -> RefinerTrainConfig:
-    """Read a YAML file.
-
-    Raises:
-        ConfigError: a key is unknown (names the nearest).
-    """
-    table: dict[str, Any] = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    network = _fill(RefinerConfig, table.pop("network", {}), "network.")
-    crops = _fill(CropConfig, table.pop("crops", {}), "crops.")
-    config: RefinerTrainConfig = _fill(RefinerTrainConfig, table, "")
-    return replace(config, network=network, crops=crops)
-
-
-def _fill(kind: type[Any], table: Mapping[str, Any], prefix: str) -> Any:
-    loop.check_keys(table, kind, prefix)
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()})
 
 
 class RefinerTrainer:
@@ -168,13 +150,16 @@ class RefinerTrainer:
 
 
 def refiner_loss(refined: Refined, batch: CropBatch) -> RefinerLoss:
-    """Dice and cross-entropy, more of it near the edge; and the entropy of the claimed IoU."""
+    """Dice and cross-entropy, more of it near the edge; and the entropy of the claimed IoU.
+
+    Where what was asked for is not shown, no mask is right and none is wrong: its IoU is 0.
+    """
     targets = batch.targets.float() / 255
     inside = batch.valid.float()
     weights = pixel_weights(targets, inside, torch.full((len(targets),), 0.5))
-    logits = refined.logits[:, None]
-    mask = mask_losses(logits, targets, inside, weights).mean()
-    iou = true_iou(logits.detach(), targets, batch.valid)[:, 0]
+    logits, shown = refined.logits[:, None], batch.shown.float()
+    mask = (mask_losses(logits, targets, inside, weights)[:, 0] * shown).sum() / shown.sum().clamp_min(1.0)
+    iou = true_iou(logits.detach(), targets, batch.valid)[:, 0] * shown
     claim = functional.binary_cross_entropy_with_logits(refined.iou, iou)
     return RefinerLoss(mask, claim, iou)
 
@@ -199,7 +184,8 @@ def run(config: RefinerTrainConfig, out: str | Path) -> dict[str, float]:
     with loop.progress_bar("refiner", config.steps, trainer.step) as bar:
         while trainer.step < config.steps:
             loss = trainer.train_step(next(batches))
-            recent.append((float(loss.mask.detach()), float(loss.claim.detach()), float(loss.iou.mean())))
+            drawn = float(loss.iou.sum() / loss.iou.count_nonzero().clamp_min(1))
+            recent.append((float(loss.mask.detach()), float(loss.claim.detach()), drawn))
             bar.advance(f"loss {recent[-1][0]:.3f}")
             spent = time.monotonic() - started
             if trainer.step % 100 == 0:
@@ -224,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", metavar="DIR", help="the folder of training pictures, instead of the config's")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    config = read_config(options.config)
+    config = read_yaml(options.config, RefinerTrainConfig)
     run(replace(config, data_root=options.data or config.data_root), options.out)
 
 

@@ -36,6 +36,7 @@ class CropConfig:
         scenes: how many scenes are kept; each is used ``crops_a_scene`` times, then another takes its place.
         ellipse: share of the crops whose rough mask says no more than the box.
         no_box: share of the crops without a box.
+        loose: share of the crops whose box is off as a weak detector's is; they get a map, as from one.
         grow: range of the crop's side, in sides of the thing's box.
         real: share of the crops whose rough mask is one that a pipeline made, where there are such.
         near: like ``grow``, for those.
@@ -48,24 +49,33 @@ class CropConfig:
     crops_a_scene: int = 24
     ellipse: float = 0.25
     no_box: float = 0.15
+    loose: float = 0.6
     grow: tuple[float, float] = (1.3, 2.1)
     real: float = 0.5
     near: tuple[float, float] = (1.45, 1.8)
 
 
 class CropBatch(NamedTuple):
-    """B crops: planes float32 (B, 6, S, S), targets uint8 (B, S / 2, S / 2) coverage, valid bool likewise."""
+    """B crops.
+
+    Attributes:
+        planes: float32 (B, 7, S, S).
+        targets: uint8 (B, S / 2, S / 2) coverage; valid: bool likewise, False beyond the picture.
+        shown: bool (B,), False where the crop does not show what was asked for, so that no mask is right.
+    """
 
     planes: Tensor
     targets: Tensor
     valid: Tensor
+    shown: Tensor
 
 
 _LEAST_TARGET = 8  # pixels of the answer
-_SLACK = 0.15  # how far a thing may reach out of the box that is drawn around it, in sides of the box
+_SILENT = 0.05  # of the maps are kept back
+_MEANT = 0.25  # of a connected piece must lie in a box that is meant for it
 
-Crop = tuple[Float, UInt8, UInt8]
-"""Planes (6, S, S), target and validity uint8 (S / 2, S / 2)."""
+Crop = tuple[Float, UInt8, UInt8, bool]
+"""Planes (7, S, S), target and validity uint8 (S / 2, S / 2), and whether what was asked for is there."""
 
 
 class Crops:
@@ -109,25 +119,30 @@ class Crops:
 
     def _real(self, rough: Rough, rng: np.random.Generator) -> Crop | None:
         """One crop of a mask that a pipeline made."""
-        if rough.source == "scene":
-            sample = self._scene_of(rough.picture)
-            image_rgb, thing = sample.image_rgb, sample.objects[rough.label]
+        sample = self._scene_of(rough.picture) if rough.source == "scene" else None
+        if sample is not None:
+            image_rgb, thing = sample.image_rgb, sample.objects[max(0, rough.label)]
         else:
-            image_rgb, thing = self.sources.photos[rough.source].one(rough.picture, rough.label)
+            image_rgb, thing = self.sources.photos[rough.source].one(rough.picture, max(0, rough.label))
         if thing.mask is None:
             return None
         size_hw, size = (image_rgb.shape[0], image_rgb.shape[1]), self.network.side // 2
+        logits = rough.logits.astype(np.float32)
         has_box = not np.isnan(rough.box_xyxy).any()
-        box = rough.box_xyxy if has_box else closeup.extent(rough.logits > 0, size_hw)
+        box = rough.box_xyxy if has_box else closeup.extent(logits > 0, size_hw)
         window = self._window(box, rng, self.config.near)
-        near = closeup.look(rough.logits, window, size_hw, size, -LIMIT)
-        target = sp.as_uint8(closeup.cut(thing.mask.astype(np.uint8) * 255, window, size))
-        if has_box:  # around one shoe, the other one is not meant
-            slack = _SLACK * np.tile(box[2:] - box[:2], 2) * (-1, -1, 1, 1)
-            target = np.where(closeup.cover(window, (box + slack).astype(np.float32), size) > 0.5, target, np.uint8(0))
+        near = closeup.look(logits, window, size_hw, size, -LIMIT)
+        hint = None
+        if rough.hint is not None and rng.random() > _SILENT:
+            hint = closeup.look(rough.hint.astype(np.float32), window, size_hw, size, -LIMIT)
+        given = box if has_box else None
+        if rough.label < 0:
+            return self._made(image_rgb, near, None, window, given, hint, rng)
+        mask = thing.mask.astype(np.uint8) * 255
+        target = sp.as_uint8(closeup.cut(meant(mask, box) if has_box else mask, window, size))
         if int((target > 127).sum()) < _LEAST_TARGET:
             return None
-        return self._made(image_rgb, near, target, window, box if has_box else None, rng)
+        return self._made(image_rgb, near, target, window, given, hint, rng)
 
     def _scene_of(self, number: int) -> Sample:
         if number not in self._numbered:
@@ -171,7 +186,8 @@ class Crops:
         height, width = image_rgb.shape[:2]
         if tight is None or float((tight[2:] - tight[:2]).max()) < self.config.least_side:
             return None
-        box = sp.jitter_box(tight, (width, height), rng)
+        loose = rng.random() < self.config.loose
+        box = (sp.loose_box if loose else sp.jitter_box)(tight, (width, height), rng)
         window = self._window(box, rng, self.config.grow)
         size = self.network.side // 2
         target = sp.as_uint8(closeup.cut(mask, window, size))
@@ -184,21 +200,33 @@ class Crops:
                 other = sp.as_uint8(closeup.cut(beside.mask.astype(np.uint8) * 255, window, size))
         scale = size / float(window[2])
         place = ((box - np.tile(window[:2], 2)) * scale).astype(np.float32)
+        context = sp.RoughContext(target, other, place)
         if rng.random() < self.config.ellipse:
             rough = box_prior(place[None], (size, size), (size, size))[0]
         else:
-            rough = sp.simulate_rough(sp.RoughContext(target, other, place), rng)
-        return self._made(image_rgb, rough, target, window, None if rng.random() < self.config.no_box else box, rng)
+            rough = sp.simulate_rough(context, rng)
+        hint = sp.simulate_rough(context, rng) if loose else None  # a box without a map is the caller's, and exact
+        given = None if rng.random() < self.config.no_box else box
+        return self._made(image_rgb, rough, target, window, given, hint, rng)
 
     def _made(
-        self, image_rgb: UInt8, rough: Float, target: UInt8, window: Float, box: Float | None, rng: np.random.Generator
+        self,
+        image_rgb: UInt8,
+        rough: Float,
+        target: UInt8 | None,
+        window: Float,
+        box: Float | None,
+        hint: Float | None,
+        rng: np.random.Generator,
     ) -> Crop:
         """What the network sees, and is to answer; mirrored half of the time."""
-        planes = crop_planes(_light(image_rgb, window, rng), rough, window, box, self.network)
-        valid = planes[5, ::2, ::2] > 0.5
+        planes = crop_planes(_light(image_rgb, window, rng), rough, window, box, hint, self.network)
+        valid = (planes[5, ::2, ::2] > 0.5).astype(np.uint8)
+        shown = target is not None
+        drawn = np.zeros_like(valid) if target is None else target
         if rng.random() < 0.5:
-            planes, target, valid = planes[:, :, ::-1], target[:, ::-1], valid[:, ::-1]
-        return np.ascontiguousarray(planes), np.ascontiguousarray(target), np.ascontiguousarray(valid, dtype=np.uint8)
+            planes, drawn, valid = planes[:, :, ::-1], drawn[:, ::-1], valid[:, ::-1]
+        return np.ascontiguousarray(planes), np.ascontiguousarray(drawn), np.ascontiguousarray(valid), shown
 
     def _window(self, box: Float, rng: np.random.Generator, grow: tuple[float, float]) -> Float:
         """A crop somewhat off the one that the box would give."""
@@ -206,6 +234,21 @@ class Crops:
         side = max(longest * float(np.exp(rng.uniform(*np.log(grow)))), self.network.least)
         center = (box[:2] + box[2:]) / 2 + rng.uniform(-0.08, 0.08, 2) * side
         return np.array([*(center - side / 2), side], np.float32)
+
+
+def meant(mask: UInt8, box_xyxy: Float) -> UInt8:
+    """The connected pieces of an (H, W) 0/255 mask that a box is meant for: around one shoe, the other one is not.
+
+    A box may be too small for its thing, so that pieces count as wholes. Where no piece lies in the box, all do.
+    """
+    count, regions = cv2.connectedComponents(mask, connectivity=8)
+    if count <= 2:
+        return mask
+    x0, y0, x1, y1 = (max(0, round(float(v))) for v in box_xyxy)
+    inside = np.bincount(regions[y0:y1, x0:x1].ravel(), minlength=count)
+    pieces = inside >= _MEANT * np.maximum(1, np.bincount(regions.ravel(), minlength=count))
+    pieces[0] = False
+    return np.where(pieces[regions], mask, np.uint8(0)) if pieces.any() else mask
 
 
 def _light(image_rgb: UInt8, window: Float, rng: np.random.Generator) -> UInt8:
@@ -239,5 +282,5 @@ class CropStream(IterableDataset[CropBatch]):
             one = self.crops.one(rng)
             if one is not None:
                 made.append(one)
-        planes, targets, valid = (torch.from_numpy(np.stack(some)) for some in zip(*made, strict=True))
-        return CropBatch(planes, targets, valid.bool())
+        planes, targets, valid, shown = (torch.from_numpy(np.stack(some)) for some in zip(*made, strict=True))
+        return CropBatch(planes, targets, valid.bool(), shown)

@@ -3,7 +3,7 @@
     python -m textseg.train.refiner_roughs --preset nano --data DIR --out FILE
 
 Training pictures are asked for what is in them, by name and by box, with a recorder in the refiner's place. Each mask
-that it is handed is kept with the thing that it covers best.
+that it is handed is kept with the thing that was meant, if it overlaps one, and with the detector's map of the name.
 """
 
 from __future__ import annotations
@@ -14,46 +14,61 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from textseg import closeup, geometry
 from textseg.pipeline import Pipeline
 from textseg.redraw import OUTSIDE, RedrawConfig
 from textseg.train import sam_prompts as sp
-from textseg.train.data import Sample
+from textseg.train.data import LabelledObject, Sample
 from textseg.train.loop import load_checkpoint, progress_bar, save_checkpoint
 from textseg.train.sam_data import Sources
-from textseg.types import Bool, Closeups, Float, Image
+from textseg.types import Closeups, Float, Image
 
 logger = logging.getLogger(__name__)
 
 SETS = ("coco", "ccp")
 SCENE_SEED = 20_000
-LEAST_IOU = 0.35
-"""A mask that overlaps nothing by this much shows no one thing, and is not kept."""
+LEAST_IOU = 0.3
+"""A mask that overlaps what was asked for by less than this, box and all, shows something else."""
+
+Half = NDArray[np.float16]
 
 _SIDE = 96
 _NAMES = 8  # asked for in one picture
+_OF_A_NAME = 5
 
 
 @dataclass(frozen=True)
 class Rough:
-    """A mask that a pipeline made, and the thing that it covers.
+    """A mask that a pipeline made, and the thing that it was to show.
 
     Attributes:
         source: "coco", "ccp" or "scene"; picture: index in the set's training split, or the scene's number.
-        label: which of the picture's objects it covers.
-        logits: float32 (h, w) over the whole picture.
+        label: which of the picture's objects was meant; -1 where what was asked for is elsewhere.
+        logits: float16 (h, w) over the whole picture.
         box_xyxy: float32 (4,), the prompt's box; NaN where it had none.
+        hint: float16 (h', w'), the phrase's map over the whole picture; None where there was none.
     """
 
     source: str
     picture: int
     label: int
+    logits: Half
+    box_xyxy: Float
+    hint: Half | None = None
+
+
+class Asked(NamedTuple):
+    """What a refiner is asked: a mask's logits (h, w), its prompt's box (4,) and its hint (h', w')."""
+
     logits: Float
     box_xyxy: Float
+    hint: Float | None
 
 
 class Recorder:
@@ -62,11 +77,12 @@ class Recorder:
     model_id = "recorder"
 
     def __init__(self) -> None:
-        self.asked: list[tuple[Float, Float]] = []
+        self.asked: list[Asked] = []
 
-    def refine(self, image: Image, logits: Float, boxes_xyxy: Float) -> Closeups:
+    def refine(self, image: Image, logits: Float, boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
         """Keep the masks and return them as they are."""
-        self.asked += list(zip(logits.copy(), boxes_xyxy.copy(), strict=True))
+        given = [None] * len(logits) if hints is None else [hint.copy() if hint.any() else None for hint in hints]
+        self.asked += map(Asked, logits.copy(), boxes_xyxy.copy(), given)
         height, width = image.size_hw
         whole = np.tile(np.array([0, 0, max(height, width)], np.float32), (len(logits), 1))
         near = [
@@ -75,43 +91,56 @@ class Recorder:
         claims = np.full(len(logits), 0.5, np.float32)
         return Closeups(whole, np.stack(near) if near else np.zeros((0, _SIDE, _SIDE), np.float32), claims)
 
+    def take(self) -> list[Asked]:
+        """Return what was asked since the last time."""
+        asked, self.asked = self.asked, []
+        return asked
+
 
 def collect(pipeline: Pipeline, samples: Iterator[tuple[str, int, Sample]], rng: np.random.Generator) -> list[Rough]:
-    """Ask a pipeline for what is in labelled pictures and return the masks that cover something."""
+    """Ask a pipeline for what is in labelled pictures, name by name and by box; return the masks that it made."""
     recorder, found = Recorder(), []
-    config = replace(pipeline.config, redraw=RedrawConfig(4, 24))
+    rank = replace(pipeline.config.rank, clip_budget=0)
+    config = replace(pipeline.config, redraw=RedrawConfig(_OF_A_NAME, _OF_A_NAME), rank=rank)
     pipeline = pipeline.with_parts(refiner=recorder, config=config)
     for source, number, sample in samples:
         labels = [i for i, o in enumerate(sample.objects) if o.mask is not None and not o.crowd]
         if not labels:
             continue
         picture = pipeline.open(sample.image_rgb)
+
+        def keep(of: Sequence[int], source: str = source, number: int = number, sample: Sample = sample) -> None:
+            asked = recorder.take()
+            for one, label in zip(asked, _meant(asked, [sample.objects[i] for i in of]), strict=True):
+                hint = None if one.hint is None else one.hint.astype(np.float16)
+                which = of[label] if label >= 0 else -1
+                found.append(Rough(source, number, which, one.logits.astype(np.float16), one.box_xyxy, hint))
+
         names = sorted({sample.objects[i].name for i in labels})
-        picture.segment([str(name) for name in rng.permutation(names)[:_NAMES]], threshold=0.0)
+        for name in rng.permutation(names)[:_NAMES]:
+            picture.segment([str(name)], threshold=0.0)
+            keep([i for i in labels if sample.objects[i].name == name])
         size_wh = sample.image_rgb.shape[1], sample.image_rgb.shape[0]
         drawn = [sp.jitter_box(sample.objects[i].box_xyxy, size_wh, rng) for i in labels]
         boxes = geometry.clip_boxes(np.stack(drawn), (size_wh[1], size_wh[0]))
         boxes = boxes[geometry.box_area(boxes) > 1]
         if len(boxes):
-            picture.segment(box=boxes)
-        masks = [sample.objects[i].mask for i in labels]
-        known = np.stack([mask for mask in masks if mask is not None])
-        for (logits, box), label in zip(recorder.asked, _covered(recorder.asked, known), strict=True):
-            if label >= 0:
-                found.append(Rough(source, number, labels[label], logits, box))
-        recorder.asked.clear()
+            picture.segment(box=boxes, multimask=False)
+            keep(labels)
     return found
 
 
-def _covered(asked: Sequence[tuple[Float, Float]], known: Bool) -> list[int]:
-    """Return for each mask which of the known ones (T, H, W) it overlaps most, -1 where it does so too little."""
+def _meant(asked: Sequence[Asked], things: Sequence[LabelledObject]) -> list[int]:
+    """Return for each mask which of the things its box or itself overlaps most, -1 where that is too little."""
     if not asked:
         return []
-    h, w = asked[0][0].shape
-    size_hw = (known.shape[1], known.shape[2])
-    step = (size_hw[1] / w, size_hw[0] / h)
+    h, w = asked[0].logits.shape
+    known = np.stack([thing.mask for thing in things if thing.mask is not None])  # (T, H, W)
+    step = (known.shape[2] / w, known.shape[1] / h)
     truth = np.stack([closeup.resample(one.astype(np.uint8) * 255, (0.0, 0.0), step, (h, w)) > 127 for one in known])
-    overlap = geometry.mask_iou(np.stack([logits > 0 for logits, _ in asked]), truth)
+    overlap = geometry.mask_iou(np.stack([one.logits > 0 for one in asked]), truth)  # (N, T)
+    boxes = np.nan_to_num(np.stack([one.box_xyxy for one in asked]))
+    overlap = np.maximum(overlap, geometry.box_iou(boxes, np.stack([thing.box_xyxy for thing in things])))
     return [int(row.argmax()) if row.max() >= LEAST_IOU else -1 for row in overlap]
 
 
@@ -140,23 +169,19 @@ def scene(sources: Sources, number: int) -> Sample:
 
 def save(path: str | Path, roughs: Sequence[Rough]) -> None:
     """Write them into one file."""
-    save_checkpoint(
-        path,
-        {
-            "source": [r.source for r in roughs],
-            "picture": [r.picture for r in roughs],
-            "label": [r.label for r in roughs],
-            "logits": [torch.from_numpy(r.logits).half() for r in roughs],
-            "boxes": torch.from_numpy(np.stack([r.box_xyxy for r in roughs])),
-        },
-    )
+    table: dict[str, Any] = {name: [getattr(r, name) for r in roughs] for name in ("source", "picture", "label")}
+    table["logits"] = [torch.from_numpy(r.logits) for r in roughs]
+    table["boxes"] = torch.from_numpy(np.stack([r.box_xyxy for r in roughs]))
+    table["hints"] = [None if r.hint is None else torch.from_numpy(r.hint) for r in roughs]
+    save_checkpoint(path, table)
 
 
 def load(path: str | Path) -> list[Rough]:
     """Read what ``save`` wrote."""
     table = load_checkpoint(path)
-    columns = (table["source"], table["picture"], table["label"], table["logits"], table["boxes"])
-    return [Rough(s, p, n, m.float().numpy(), b.numpy()) for s, p, n, m, b in zip(*columns, strict=True)]
+    hints = [None if hint is None else hint.numpy() for hint in table["hints"]]
+    columns = (table["source"], table["picture"], table["label"], table["logits"], table["boxes"], hints)
+    return [Rough(s, p, n, m.numpy(), b.numpy(), hint) for s, p, n, m, b, hint in zip(*columns, strict=True)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

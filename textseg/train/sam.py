@@ -26,16 +26,15 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-import yaml
 from torch import Tensor, nn
 from transformers import SamModel
 
+from textseg.config import read_yaml
 from textseg.models.text_prompt import TextPrompt, TextPromptConfig
 from textseg.train.loop import (
     Clock,
     Ema,
     MetricsLog,
-    check_keys,
     cosine_rate,
     load_checkpoint,
     progress_bar,
@@ -98,23 +97,6 @@ class SamTrainConfig:
     checkpoint_minutes: float = 3.0
     first_export_minutes: float = 10.0
     export_minutes: float = 20.0
-
-    @classmethod
-    def read(cls, path: str | Path) -> SamTrainConfig:
-        """Read a YAML file.
-
-        Raises:
-            ConfigError: for an unknown key, naming the nearest.
-        """
-        table: dict[str, Any] = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        shape = dict(table.pop("model", {}))
-        check_keys(shape, SamShape, "model.")
-        check_keys(table, cls, "")
-        if "global_layers" in shape:
-            shape["global_layers"] = tuple(shape["global_layers"])
-        if "windows" in table:
-            table["windows"] = tuple((float(w[0]), int(w[1]), float(w[2]), float(w[3])) for w in table["windows"])
-        return cls(model=SamShape(**shape), **table)
 
     def window_configs(self) -> list[WindowConfig]:
         """The windows, in the order in which they are used."""
@@ -394,7 +376,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--export", metavar="DIR", help="only export the last checkpoint to DIR")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    config = SamTrainConfig.read(given.config)
+    config = read_yaml(given.config, SamTrainConfig)
     if given.export:
         trainer = SamTrainer(config, None)
         trainer.restore(load_checkpoint(Path(given.out) / CHECKPOINT))
