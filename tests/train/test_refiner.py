@@ -90,6 +90,16 @@ def test_what_a_pipeline_is_about_to_draw_again_is_kept_with_what_it_covers(tmp_
     np.testing.assert_array_equal(loaded[0].box_xyxy, roughs[0].box_xyxy)
 
 
+def test_masks_of_something_else_are_thinned_out(tmp_path: Path) -> None:
+    nothing, box = np.zeros((4, 4), np.float16), np.zeros(4, np.float32)
+    kept = [Rough("scene", number, -1 if number % 2 else 0, nothing, box) for number in range(40)]
+    refiner_roughs.save(tmp_path / "roughs.pt", kept)
+    loaded = refiner_roughs.load(tmp_path / "roughs.pt")
+    assert sum(r.label == 0 for r in loaded) == 20
+    assert sum(r.label < 0 for r in loaded) == 5
+    assert len(refiner_roughs.load(tmp_path / "roughs.pt", wrong=0.5)) == 40
+
+
 def of_a_pair(**kept: object) -> Crops:
     """Crops of one kept mask: of two boxes that are one thing, asked for by the red one's box."""
     both = box_mask(RED_BOX) | box_mask(BLUE_BOX)

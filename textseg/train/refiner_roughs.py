@@ -9,6 +9,7 @@ that it is handed is kept with the thing that was meant, if it overlaps one, and
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -107,27 +108,31 @@ def collect(pipeline: Pipeline, samples: Iterator[tuple[str, int, Sample]], rng:
         labels = [i for i, o in enumerate(sample.objects) if o.mask is not None and not o.crowd]
         if not labels:
             continue
-        picture = pipeline.open(sample.image_rgb)
-
-        def keep(of: Sequence[int], source: str = source, number: int = number, sample: Sample = sample) -> None:
-            asked = recorder.take()
-            for one, label in zip(asked, _meant(asked, [sample.objects[i] for i in of]), strict=True):
-                hint = None if one.hint is None else one.hint.astype(np.float16)
-                which = of[label] if label >= 0 else -1
-                found.append(Rough(source, number, which, one.logits.astype(np.float16), one.box_xyxy, hint))
-
+        picture, of_one = pipeline.open(sample.image_rgb), functools.partial(_kept, source, number, sample.objects)
         names = sorted({sample.objects[i].name for i in labels})
         for name in rng.permutation(names)[:_NAMES]:
             picture.segment([str(name)], threshold=0.0)
-            keep([i for i in labels if sample.objects[i].name == name])
+            found += of_one([i for i in labels if sample.objects[i].name == name], recorder.take())
         size_wh = sample.image_rgb.shape[1], sample.image_rgb.shape[0]
         drawn = [sp.jitter_box(sample.objects[i].box_xyxy, size_wh, rng) for i in labels]
         boxes = geometry.clip_boxes(np.stack(drawn), (size_wh[1], size_wh[0]))
         boxes = boxes[geometry.box_area(boxes) > 1]
         if len(boxes):
             picture.segment(box=boxes, multimask=False)
-            keep(labels)
+            found += of_one(labels, recorder.take())
     return found
+
+
+def _kept(
+    source: str, number: int, objects: Sequence[LabelledObject], labels: Sequence[int], asked: Sequence[Asked]
+) -> list[Rough]:
+    """Return what is kept of the masks that were to show some of a picture's objects, those with the ``labels``."""
+    meant = _meant(asked, [objects[i] for i in labels])
+    hints = [None if one.hint is None else one.hint.astype(np.float16) for one in asked]
+    return [
+        Rough(source, number, labels[m] if m >= 0 else -1, one.logits.astype(np.float16), one.box_xyxy, hint)
+        for m, one, hint in zip(meant, asked, hints, strict=True)
+    ]
 
 
 def _meant(asked: Sequence[Asked], things: Sequence[LabelledObject]) -> list[int]:
@@ -176,12 +181,19 @@ def save(path: str | Path, roughs: Sequence[Rough]) -> None:
     save_checkpoint(path, table)
 
 
-def load(path: str | Path) -> list[Rough]:
-    """Read what ``save`` wrote."""
+def load(path: str | Path, wrong: float = 0.2) -> list[Rough]:
+    """Read what ``save`` wrote; of the masks of something else so many that they are the share ``wrong`` of all.
+
+    A pipeline makes about as many of them as of the right ones. Where there are more than wanted, it is always the same
+    ones that stay.
+    """
     table = load_checkpoint(path)
     hints = [None if hint is None else hint.numpy() for hint in table["hints"]]
     columns = (table["source"], table["picture"], table["label"], table["logits"], table["boxes"], hints)
-    return [Rough(s, p, n, m.numpy(), b.numpy(), hint) for s, p, n, m, b, hint in zip(*columns, strict=True)]
+    every = [Rough(s, p, n, m.numpy(), b.numpy(), hint) for s, p, n, m, b, hint in zip(*columns, strict=True)]
+    right, others = [r for r in every if r.label >= 0], [r for r in every if r.label < 0]
+    most = min(len(others), round(len(right) * wrong / (1 - wrong)))
+    return right + [others[i] for i in np.random.default_rng(0).permutation(len(others))[:most]]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
