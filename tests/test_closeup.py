@@ -66,3 +66,18 @@ def test_specks_do_not_stretch_the_extent_of_a_mask() -> None:
     mask[48, 98] = True
     np.testing.assert_allclose(closeup.extent(mask, (100, 200)), [40, 20, 120, 60])
     assert closeup.extent(np.zeros((4, 4), np.bool_), (8, 8)).max() == 0
+
+
+def test_a_window_moves_by_shares_of_its_side() -> None:
+    box = np.array([10, 20, 30, 30], np.float32)
+    still = closeup.window_around(box, 1.5, 8.0, (0.0, 0.0))
+    np.testing.assert_allclose(still, closeup.windows_around(box, 1.5, 8.0)[0])
+    np.testing.assert_allclose(closeup.window_around(box, 1.5, 8.0, (0.1, -0.2)), [5 + 3, 10 - 6, 30])
+
+
+def test_hints_of_zeros_are_none() -> None:
+    told = np.stack([np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32)])
+    first, second = closeup.each_hint(told, 2)
+    assert first is None
+    assert second is not None
+    assert closeup.each_hint(None, 2) == [None, None]

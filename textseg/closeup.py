@@ -6,6 +6,7 @@ A window is (left, top, side) in pixels of the picture, float32; it may reach be
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -24,6 +25,12 @@ def windows_around(boxes_xyxy: Float, grow: float, least: float) -> Float:
     side = np.maximum((boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0) * grow, least)
     corner = (boxes[:, :2] + boxes[:, 2:] - side[:, None]) / 2
     return np.concatenate([corner, side[:, None]], axis=1).astype(np.float32)
+
+
+def window_around(box_xyxy: Float, grow: float, least: float, shift_xy: Sequence[float]) -> Float:
+    """Return float32 (3,): the window about one box (4,), moved by shares of its side."""
+    x, y, side = windows_around(box_xyxy, grow, least)[0]
+    return np.array([x + shift_xy[0] * side, y + shift_xy[1] * side, side], np.float32)
 
 
 def extent(mask: Bool, size_hw: tuple[int, int]) -> Float:
@@ -111,6 +118,11 @@ def distinct(masks: Bool) -> tuple[Int, Int]:
         if not like:
             unlike.append(i)
     return np.array(unlike, np.int64), owner
+
+
+def each_hint(hints: Float | None, count: int) -> list[Float | None]:
+    """Return the hint of each of ``count`` masks, (h', w'), None where there is none; see ``MaskRefiner.refine``."""
+    return [None] * count if hints is None else [hint if hint.any() else None for hint in hints]
 
 
 def look(logits: Float, window: Float, size_hw: tuple[int, int], size: int, outside: float) -> Float:

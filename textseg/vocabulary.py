@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from textseg.errors import WeightsError
 from textseg.types import Float, Int
@@ -66,9 +66,7 @@ class Vocabulary:
     def save(self, folder: str | Path) -> None:
         """Write the vocabulary into a CLIP's folder, embeddings as float16."""
         tensors = {"embeddings": self.embeddings.astype(np.float16), "kin": self.kin.astype(np.int32).reshape(-1, 2)}
-        path = Path(folder) / FILE
-        save_file(tensors, path, metadata={"names": json.dumps(self.names)})
-        path.chmod(0o644)  # written for its owner alone
+        (Path(folder) / FILE).write_bytes(save(tensors, metadata={"names": json.dumps(self.names)}))
 
     @classmethod
     def load(cls, folder: str | Path) -> Vocabulary | None:

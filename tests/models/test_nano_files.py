@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -26,9 +26,7 @@ def build(shape: Shape) -> nn.Sequential:
 
 
 def load(folder: Path) -> nn.Sequential:
-    network = nano_files.read_config(
-        folder, "a test network", lambda saved: build(Shape(**nano_files.known(saved, Shape)))
-    )
+    network = nano_files.read_config(folder, "a test network", Shape, build)
     nano_files.load_weights(folder, network)
     return network
 
@@ -36,7 +34,7 @@ def load(folder: Path) -> nn.Sequential:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    nano_files.save(tmp_path / "new" / "net", build(Shape()), asdict(Shape()), exact=("0.bias",))
+    nano_files.save(tmp_path / "new" / "net", build(Shape()), Shape(), exact=("0.bias",))
     return tmp_path / "new" / "net"
 
 
@@ -83,6 +81,6 @@ def test_another_kind_of_config_is_refused(folder: Path, text: str) -> None:
 
 
 def test_weights_with_other_tensors_do_not_fit(folder: Path) -> None:
-    nano_files.save(folder, nn.Sequential(nn.Linear(3, 5)), asdict(Shape()))
+    nano_files.save(folder, nn.Sequential(nn.Linear(3, 5)), Shape())
     with pytest.raises(WeightsError, match=r"does not fit config\.json: 4 tensors"):
         load(folder)

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -244,10 +244,17 @@ def _limited(maps: Float, boxes_xyxy: Float, original_hw: tuple[int, int], grow:
     return limited
 
 
+@dataclass(frozen=True)
+class _Saved:
+    """What ``config.json`` holds."""
+
+    network: NetworkConfig
+    proposals: ProposalConfig
+
+
 def save_detector(folder: str | Path, network: NanoNetwork, config: ProposalConfig) -> None:
     """Write ``config.json`` and float16 ``model.safetensors`` into ``folder`` (made if missing)."""
-    saved = {"network": asdict(network.config), "proposals": asdict(config)}
-    nano_files.save(folder, network, saved, exact=_EXACT)
+    nano_files.save(folder, network, _Saved(network.config, config), exact=_EXACT)
 
 
 def load_detector(folder: str | Path) -> tuple[NanoNetwork, ProposalConfig]:
@@ -256,11 +263,8 @@ def load_detector(folder: str | Path) -> tuple[NanoNetwork, ProposalConfig]:
     Raises:
         WeightsError: naming the file that is missing, damaged or does not fit.
     """
-
-    def make(saved: dict[str, Any]) -> tuple[NanoNetwork, ProposalConfig]:
-        network = NetworkConfig(**nano_files.known(saved["network"], NetworkConfig))
-        return NanoNetwork(network), ProposalConfig(**nano_files.known(saved["proposals"], ProposalConfig))
-
-    network, proposals = nano_files.read_config(folder, "a nano detector", make)
+    network, proposals = nano_files.read_config(
+        folder, "a nano detector", _Saved, lambda saved: (NanoNetwork(saved.network), saved.proposals)
+    )
     nano_files.load_weights(folder, network)
     return network.eval().to(memory_format=torch.channels_last), proposals

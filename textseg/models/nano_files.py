@@ -7,32 +7,34 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Collection
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import nn
 
+from textseg.config import fill
 from textseg.errors import WeightsError
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 _UNSAVED = "num_batches_tracked"
-_READABLE = 0o644
 
+C = TypeVar("C")
 T = TypeVar("T")
 
 
-def save(folder: str | Path, network: nn.Module, config: Mapping[str, Any], exact: Collection[str] = ()) -> None:
+def save(folder: str | Path, network: nn.Module, config: Any, exact: Collection[str] = ()) -> None:
     """Write a network's config and weights into ``folder`` (made if missing).
 
     Args:
         folder: where to.
         network: its floating-point tensors are written as float16, but for the ``exact`` ones, named as in its state.
-        config: what ``read_config`` is to make the network from.
+        config: the dataclass that ``read_config`` is to make the network from.
         exact: names of the tensors that stay as they are.
     """
     folder = Path(folder)
@@ -42,44 +44,30 @@ def save(folder: str | Path, network: nn.Module, config: Mapping[str, Any], exac
         for name, value in network.state_dict().items()
         if not name.endswith(_UNSAVED)
     }
-    text = json.dumps(config, indent=2) + "\n"
-    _replace(folder / WEIGHTS_FILE, lambda path: save_file(tensors, path))
-    _replace(folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+    write_whole(folder / WEIGHTS_FILE, to_bytes(tensors))
+    write_whole(folder / CONFIG_FILE, (json.dumps(asdict(config), indent=2) + "\n").encode())
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file, replacing the old one in one move."""
     partial = path.with_name(path.name + ".partial")
-    write(partial)
-    partial.chmod(_READABLE)
+    partial.write_bytes(content)
     os.replace(partial, path)
 
 
-def read_config(folder: str | Path, what: str, make: Callable[[dict[str, Any]], T]) -> T:
-    """Return what ``make`` makes of a folder's config.
+def read_config(folder: str | Path, what: str, kind: type[C], make: Callable[[C], T]) -> T:
+    """Return what ``make`` makes of a folder's config, the dataclass ``kind``.
 
     Raises:
         WeightsError: naming the file, which is missing, damaged or not that of ``what``, such as "a text prompt".
     """
     path = Path(folder) / CONFIG_FILE
     try:
-        return make(json.loads(path.read_text(encoding="utf-8")))
+        return make(fill(kind, json.loads(path.read_text(encoding="utf-8")), CONFIG_FILE))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise WeightsError(
             f"{path} is missing or malformed: expected the config of {what} ({error}); install the weights again"
         ) from error
-
-
-def known(values: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
-    """Return the values of a dataclass, lists as tuples.
-
-    Raises:
-        KeyError: naming those that it has no field for.
-    """
-    names = {field.name for field in fields(kind)}
-    unknown = sorted(set(values) - names)
-    if unknown:
-        raise KeyError(f"unknown entries {unknown}; known: {sorted(names)}")
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def load_weights(folder: str | Path, network: nn.Module) -> None:

@@ -9,7 +9,7 @@ The idea is CascadePSP's (Cheng et al., CVPR 2020), the network a small U-Net (R
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -176,10 +176,10 @@ class NanoRefiner:
         boxes = np.where(np.isnan(boxes_xyxy), np.stack(shown), boxes_xyxy)
         windows = closeup.windows_around(boxes, config.grow, config.least)
         planes = []
-        for n, (window, box) in enumerate(zip(windows, boxes_xyxy, strict=True)):
-            near = closeup.look(logits[n], window, image.size_hw, size, -LIMIT)
-            told = hints is not None and hints[n].any()
-            hint = closeup.look(hints[n], window, image.size_hw, size, -LIMIT) if told and hints is not None else None
+        maps = closeup.each_hint(hints, len(logits))
+        for rough, window, box, whole in zip(logits, windows, boxes_xyxy, maps, strict=True):
+            near = closeup.look(rough, window, image.size_hw, size, -LIMIT)
+            hint = None if whole is None else closeup.look(whole, window, image.size_hw, size, -LIMIT)
             planes.append(crop_planes(image.rgb, near, window, None if np.isnan(box).any() else box, hint, config))
         return Closeups(windows, *self._ask(np.stack(planes)))
 
@@ -204,7 +204,7 @@ def load(kind: str, model: str) -> NanoRefiner:
 
 def save_refiner(folder: str | Path, network: RefinerNetwork) -> None:
     """Write ``config.json`` and float16 ``model.safetensors`` into ``folder`` (made if missing)."""
-    nano_files.save(folder, network, asdict(network.config))
+    nano_files.save(folder, network, network.config)
 
 
 def load_refiner(folder: str | Path) -> RefinerNetwork:
@@ -213,8 +213,6 @@ def load_refiner(folder: str | Path) -> RefinerNetwork:
     Raises:
         WeightsError: naming the file that is missing, damaged or does not fit.
     """
-    network = nano_files.read_config(
-        folder, "a mask refiner", lambda saved: RefinerNetwork(RefinerConfig(**nano_files.known(saved, RefinerConfig)))
-    )
+    network = nano_files.read_config(folder, "a mask refiner", RefinerConfig, RefinerNetwork)
     nano_files.load_weights(folder, network)
     return network.eval().to(memory_format=torch.channels_last)

@@ -7,9 +7,8 @@ Here a small MLP does it, and it is trained on both kinds of embedding.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -80,7 +79,7 @@ class TextPrompt(nn.Module):
 
     def save(self, folder: str | Path) -> None:
         """Write ``config.json`` and fp16 ``model.safetensors`` into ``folder`` (made if missing)."""
-        nano_files.save(folder, self, asdict(self.config))
+        nano_files.save(folder, self, self.config)
 
     @classmethod
     def load(cls, folder: str | Path) -> TextPrompt:
@@ -89,10 +88,6 @@ class TextPrompt(nn.Module):
         Raises:
             WeightsError: naming the file that is missing, damaged or does not fit.
         """
-
-        def make(saved: dict[str, Any]) -> TextPrompt:
-            return cls(TextPromptConfig(**nano_files.known(saved, TextPromptConfig)))
-
-        model = nano_files.read_config(folder, "a text prompt", make)
+        model = nano_files.read_config(folder, "a text prompt", TextPromptConfig, cls)
         nano_files.load_weights(folder, model)
         return model.eval()

@@ -26,6 +26,8 @@ from textseg.train.vocab import NanoTokenizer
 FILL_RGB = (122, 117, 104)
 """What stands outside of a mask: the mean colour of CLIP's own preprocessing, so 0 once normalised."""
 
+_LEAST_SIDE = 8.0
+
 
 @dataclass(frozen=True)
 class Crop:
@@ -75,11 +77,7 @@ def cut_crop(
 
 def crop_window(box_xyxy: NDArray[np.float32], grow: float, shift: tuple[float, float]) -> NDArray[np.float32]:
     """Return the (left, top, side) of `cut_crop`'s crop, pixels of the picture."""
-    x0, y0, x1, y1 = (float(v) for v in box_xyxy)
-    length = max(8.0, grow * max(x1 - x0, y1 - y0))
-    left = (x0 + x1) / 2 + shift[0] * length - length / 2
-    top = (y0 + y1) / 2 + shift[1] * length - length / 2
-    return np.array([left, top, length], np.float32)
+    return closeup.window_around(box_xyxy, grow, _LEAST_SIDE, shift)
 
 
 def crop_targets(

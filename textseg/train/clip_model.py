@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional
+
+from textseg.models.nano_files import write_whole
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -91,9 +92,7 @@ def export(weights: dict[str, Tensor], model_cfg: dict[str, Any], tokenizer_json
     text = json.dumps({"model_cfg": model_cfg, "preprocess_cfg": preprocess}, indent=2)
     (folder / "open_clip_config.json").write_text(text + "\n", encoding="utf-8")
     halves = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in weights.items()}
-    partial = folder / "open_clip_model.safetensors.partial"
-    partial.write_bytes(save(halves, metadata={"format": "pt"}))
-    os.replace(partial, folder / "open_clip_model.safetensors")
+    write_whole(folder / "open_clip_model.safetensors", save(halves, metadata={"format": "pt"}))
     if tokenizer_json.resolve() != (folder / "tokenizer.json").resolve():
         shutil.copyfile(tokenizer_json, folder / "tokenizer.json")
     return folder

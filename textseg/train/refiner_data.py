@@ -119,11 +119,12 @@ class Crops:
 
     def _real(self, rough: Rough, rng: np.random.Generator) -> Crop | None:
         """One crop of a mask that a pipeline made."""
-        sample = self._scene_of(rough.picture) if rough.source == "scene" else None
-        if sample is not None:
-            image_rgb, thing = sample.image_rgb, sample.objects[max(0, rough.label)]
+        label = max(0, rough.label)  # for a mask of something else the picture alone counts
+        if rough.source == "scene":
+            sample = self._scene_of(rough.picture)
+            image_rgb, thing = sample.image_rgb, sample.objects[label]
         else:
-            image_rgb, thing = self.sources.photos[rough.source].one(rough.picture, max(0, rough.label))
+            image_rgb, thing = self.sources.photos[rough.source].one(rough.picture, label)
         if thing.mask is None:
             return None
         size_hw, size = (image_rgb.shape[0], image_rgb.shape[1]), self.network.side // 2
@@ -230,10 +231,8 @@ class Crops:
 
     def _window(self, box: Float, rng: np.random.Generator, grow: tuple[float, float]) -> Float:
         """A crop somewhat off the one that the box would give."""
-        longest = float((box[2:] - box[:2]).max())
-        side = max(longest * float(np.exp(rng.uniform(*np.log(grow)))), self.network.least)
-        center = (box[:2] + box[2:]) / 2 + rng.uniform(-0.08, 0.08, 2) * side
-        return np.array([*(center - side / 2), side], np.float32)
+        factor = float(np.exp(rng.uniform(*np.log(grow))))
+        return closeup.window_around(box, factor, self.network.least, rng.uniform(-0.08, 0.08, 2).tolist())
 
 
 def meant(mask: UInt8, box_xyxy: Float) -> UInt8:

@@ -82,8 +82,8 @@ class Recorder:
 
     def refine(self, image: Image, logits: Float, boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
         """Keep the masks and return them as they are."""
-        given = [None] * len(logits) if hints is None else [hint.copy() if hint.any() else None for hint in hints]
-        self.asked += map(Asked, logits.copy(), boxes_xyxy.copy(), given)
+        maps = [None if hint is None else hint.copy() for hint in closeup.each_hint(hints, len(logits))]
+        self.asked += map(Asked, logits.copy(), boxes_xyxy.copy(), maps)
         height, width = image.size_hw
         whole = np.tile(np.array([0, 0, max(height, width)], np.float32), (len(logits), 1))
         near = [

@@ -102,21 +102,22 @@ def jitter_box(box_xyxy: Float, limit_wh: tuple[float, float], rng: np.random.Ge
     """A box as a detector gives it: tight with probability `tight`, else each edge moved by up to 10 % of the side."""
     if rng.random() < tight:
         return box_xyxy.copy()
-    side = np.maximum(box_xyxy[2:] - box_xyxy[:2], 2.0)
-    moved = box_xyxy + rng.uniform(-0.1, 0.1, 4) * np.concatenate([side, side])
-    moved[[0, 2]] = np.clip(moved[[0, 2]], 0, limit_wh[0])
-    moved[[1, 3]] = np.clip(moved[[1, 3]], 0, limit_wh[1])
-    return as_float(moved)
+    return _moved(box_xyxy, rng.uniform(-0.1, 0.1, 4), limit_wh)
 
 
 def loose_box(box_xyxy: Float, limit_wh: tuple[float, float], rng: np.random.Generator, most: float = 0.3) -> Float:
     """A box as a weak detector gives it: of this place, shifted and scaled by up to about ``most`` of the sides.
 
-    Its IoU with the true one is between 0.4 and 1; what it is meant for still fills most of it.
+    Its IoU with the true one is hardly ever below 0.3; what it is meant for still fills most of it.
     """
-    side = np.tile(np.maximum(box_xyxy[2:] - box_xyxy[:2], 2.0), 2)
     spread = float(rng.uniform(0.0, most)) / 2
-    moved = box_xyxy + np.clip(rng.normal(0.0, spread, 4), -most, most) * side
+    return _moved(box_xyxy, np.clip(rng.normal(0.0, spread, 4), -most, most), limit_wh)
+
+
+def _moved(box_xyxy: Float, shares: NDArray[np.float64], limit_wh: tuple[float, float]) -> Float:
+    """A box whose four edges are moved by shares of its sides, kept inside the picture."""
+    side = np.maximum(box_xyxy[2:] - box_xyxy[:2], 2.0)
+    moved = box_xyxy + shares * np.concatenate([side, side])
     moved[[0, 2]] = np.clip(moved[[0, 2]], 0, limit_wh[0])
     moved[[1, 3]] = np.clip(moved[[1, 3]], 0, limit_wh[1])
     return as_float(moved)
