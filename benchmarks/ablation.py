@@ -38,7 +38,7 @@ MUTE, FULL, UNDRAWN = "without text tokens", "as it is", "without a second drawi
 RANKINGS: dict[str, tuple[tuple[str, ...], str]] = {
     "detector alone": (("detector",), MUTE),
     "SAM's IoU alone": (("sam_iou",), MUTE),
-    "presence alone": (("presence",), MUTE),
+    "region alone": (("region",), MUTE),
     "stability alone": (("stability",), MUTE),
     "closeup alone": (("closeup",), MUTE),
     "CLIP alone": (("clip",), MUTE),

@@ -72,22 +72,6 @@ def test_bad_settings(options: dict[str, Any]) -> None:
         ProposeConfig(**options)
 
 
-def test_a_text_proposal_inherits_what_is_known_of_its_phrase_being_there() -> None:
-    detector = Listed([0.9, 0.2], [0, 0])
-    detector.found = Proposals(**{**vars(detector.found), "presence": np.array([0.7, 0.7], np.float32)})
-    out = propose(QUERY, detector, None, (10, 20), ProposeConfig())
-    assert out.presence is not None
-    np.testing.assert_allclose(out.presence, [0.7, 0.7, 0.7, np.nan])  # nothing is known of the dog
-
-
-def test_joining_leaves_presence_open_where_a_source_does_not_say() -> None:
-    one = Proposals(np.zeros((1, 4)), np.ones(1), np.zeros(1, np.int64), ("detector",), presence=np.array([0.4]))
-    two = user_proposals(np.zeros((1, 4), np.float32), np.zeros(1, np.int64))
-    joined = concatenate([one, two])
-    assert joined.presence is not None
-    np.testing.assert_allclose(joined.presence, [0.4, np.nan], rtol=1e-6)
-
-
 def test_many_phrases_share_the_total_fairly() -> None:
     detector = Listed([0.9, 0.8, 0.7, 0.2], [0, 0, 0, 1])
     out = propose(QUERY, detector, None, (10, 20), ProposeConfig(max_total=3, text_only=False))

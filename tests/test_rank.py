@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from textseg import choose, rank
 from textseg.errors import ConfigError
 from textseg.rank import RankConfig
-from textseg.types import Candidates, Frame, Image, Phrase, Prompts, Proposals, Query
+from textseg.types import Bool, Candidates, Float, Frame, Image, Int, Phrase, Prompts, Proposals, Query
 from textseg.vocabulary import Vocabulary
 
 IMAGE = Image(np.zeros((4, 4, 3), np.uint8), "test", "0" * 64)
@@ -294,13 +295,27 @@ def test_bad_settings_are_named(options: dict[str, object], message: str) -> Non
         RankConfig(**options)  # type: ignore[arg-type]
 
 
-def test_presence_is_a_part_of_its_own_and_missing_where_nobody_says() -> None:
-    config = replace(DETECTOR_ONLY, weights={"presence": 1.0}, missing={"presence": 0.3})
+def test_what_the_detector_calls_a_region_is_a_part_and_missing_where_it_does_not_say() -> None:
+    config = replace(DETECTOR_ONLY, weights={"region": 1.0}, missing={"region": 0.3})
+    proposals, prompts, candidates = stages([[LEFT], [RIGHT]], [0.9, 0.9], [0, 1])
+    asked = (IMAGE, query("car", "dog"), proposals, prompts, candidates, None, config)
+    for silent in (rank.score(*asked), rank.score(*asked, lambda masks, prompts, phrase_index: None)):
+        assert np.isnan(silent.parts["region"]).all()
+        np.testing.assert_allclose(silent.scores, [0.3, 0.3], rtol=1e-5)
+
+    def name(masks: Bool, prompts: Sequence[str], phrase_index: Int) -> Float:
+        assert masks.shape[0] == 2 and list(prompts) == ["car", "dog"] and phrase_index.tolist() == [0, 1]
+        return np.array([0.8, 0.1], np.float32)
+
+    scored = rank.score(*asked, name)
+    np.testing.assert_allclose(scored.parts["region"], [0.8, 0.1], rtol=1e-6)
+    np.testing.assert_allclose(scored.scores, [0.8, 0.1], rtol=1e-5)
+
+
+def test_a_mask_without_a_phrase_is_not_named() -> None:
+    def refuse(masks: Bool, prompts: Sequence[str], phrase_index: Int) -> Float:
+        raise AssertionError("asked for a name")
+
     proposals, prompts, candidates = stages([[LEFT]], [0.9], [0])
-    silent = rank.score(IMAGE, query("car"), proposals, prompts, candidates, None, config)
-    assert np.isnan(silent.parts["presence"]).all()
-    np.testing.assert_allclose(silent.scores, [0.3], rtol=1e-5)
-    told = replace(proposals, presence=np.array([0.8], np.float32))
-    scored = rank.score(IMAGE, query("car"), told, prompts, candidates, None, config)
-    np.testing.assert_allclose(scored.parts["presence"], [0.8], rtol=1e-6)
-    np.testing.assert_allclose(scored.scores, [0.8], rtol=1e-5)
+    scored = rank.score(IMAGE, query(""), proposals, prompts, candidates, None, DETECTOR_ONLY, refuse)
+    assert np.isnan(scored.parts["region"]).all()

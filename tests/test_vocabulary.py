@@ -33,7 +33,14 @@ def vocabulary() -> Vocabulary:
     ],
 )
 def test_what_a_phrase_may_mean_is_no_rival(vocabulary: Vocabulary, phrase: str, rivals: list[int]) -> None:
-    assert vocabulary.rivals(phrase).tolist() == rivals
+    assert vocabulary.rivals(phrase, np.zeros(5, np.float32)).tolist() == rivals
+
+
+def test_what_sounds_like_the_phrase_is_no_rival(vocabulary: Vocabulary) -> None:
+    sedan = np.array([0.95, 0.3, 0.0, 0.0, 0.0], np.float32)
+    assert vocabulary.rivals("a sedan", sedan).tolist() == [1, 2, 3, 4]
+    assert vocabulary.rivals("a sedan", sedan, similarity=0.99).tolist() == [0, 1, 2, 3, 4]
+    assert vocabulary.rivals("a sedan", sedan, similarity=0.2).tolist() == [2, 3, 4]
 
 
 def test_a_vocabulary_survives_saving(vocabulary: Vocabulary, tmp_path: Path) -> None:

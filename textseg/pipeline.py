@@ -23,12 +23,12 @@ from textseg.errors import ConfigError, PromptError, TextsegError
 from textseg.everything.options import EverythingOptions
 from textseg.prompt import PromptConfig, build_prompts, text_tokens, user_prompts
 from textseg.propose import ProposeConfig, propose, user_proposals
-from textseg.protocols import ROLES, Detector, ImageTextEncoder, MaskRefiner, Segmenter, TextPrompt
+from textseg.protocols import ROLES, Detector, ImageTextEncoder, MaskRefiner, NamesRegions, Segmenter, TextPrompt
 from textseg.rank import RankConfig, score
 from textseg.redraw import RedrawConfig, redraw
 from textseg.result import Result
 from textseg.segment import SegmentConfig, segment
-from textseg.types import Float, Image, Phrase, Prompts, Proposals, Query
+from textseg.types import Bool, Float, Image, Int, Phrase, Prompts, Proposals, Query
 from textseg.user import UserPrompt
 
 logger = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ class OpenPicture:
         if pipe.refiner is not None:
             candidates = redraw(pipe.refiner, self.image, proposals, prompts, candidates, config.redraw)
             clock.lap("redraw")
-        scored = score(self.image, query, proposals, prompts, candidates, pipe.clip, config.rank)
+        scored = score(self.image, query, proposals, prompts, candidates, pipe.clip, config.rank, self._name_regions)
         choice = choose(scored, query, config.rank)
         clock.lap("rank")
         return Result(self.image, query, scored, choice, config.rank, config.name, clock.seconds)
@@ -198,6 +198,13 @@ class OpenPicture:
         if pipe.text_prompt is None or pipe.segmenter.text_width is None:
             config = replace(config, text_only=False)
         return propose(query, pipe.detector, encoded, self.image.size_hw, config)
+
+    def _name_regions(self, masks: Bool, prompts: Sequence[str], phrase_index: Int) -> Float | None:
+        """What the detector says of masks, where it can: see ``NamesRegions``."""
+        detector = self.pipeline.detector
+        if not isinstance(detector, NamesRegions):
+            return None
+        return detector.name_regions(self.pipeline.cache.get(self.image, detector), masks, prompts, phrase_index)
 
     def _text_embeddings(self, query: Query) -> Float | None:
         if self.pipeline.text_prompt is None or self.pipeline.clip is None or query is NO_PHRASE:

@@ -62,19 +62,12 @@ def propose(
 
 
 def _text_proposals(found: Proposals, phrases: int, size_hw: tuple[int, int]) -> Proposals:
-    """Return one proposal a phrase without a box; score and presence are those of its best detection.
-
-    Where nothing was detected the score is 0 and the presence unknown.
-    """
+    """Return one proposal a phrase without a box; its score is that of its best detection, or 0."""
     height, width = size_hw
     whole = np.tile(np.array([0, 0, width, height], np.float32), (phrases, 1))
     scores = np.zeros(phrases, np.float32)
     np.maximum.at(scores, found.phrase_index, found.scores)
-    presence = None
-    if found.presence is not None:
-        presence = np.full(phrases, np.nan, np.float32)
-        np.fmax.at(presence, found.phrase_index, found.presence)
-    return Proposals(whole, scores, np.arange(phrases), ("text",) * phrases, presence=presence)
+    return Proposals(whole, scores, np.arange(phrases), ("text",) * phrases)
 
 
 def user_proposals(boxes_xyxy: Float, phrase_index: Int) -> Proposals:
@@ -95,17 +88,12 @@ def concatenate(parts: Sequence[Proposals]) -> Proposals:
         masks = np.concatenate(
             [np.zeros((len(p), *shape), np.float32) if p.mask_logits is None else p.mask_logits for p in parts]
         )
-    presence = None
-    if any(part.presence is not None for part in parts):
-        unknown = [np.full(len(p), np.nan, np.float32) if p.presence is None else p.presence for p in parts]
-        presence = np.concatenate(unknown)
     return Proposals(
         np.concatenate([p.boxes_xyxy for p in parts]),
         np.concatenate([p.scores for p in parts]),
         np.concatenate([p.phrase_index for p in parts]),
         tuple(source for p in parts for source in p.sources),
         masks,
-        presence,
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from textseg.types import Candidates, Closeups, Embedding, Float, Image, Prompts, Proposals, UInt8
+from textseg.types import Bool, Candidates, Closeups, Embedding, Float, Image, Int, Prompts, Proposals, UInt8
+from textseg.vocabulary import Vocabulary
 
 ROLES = ("detector", "segmenter", "clip", "text_prompt", "refiner")
 """The models of a pipeline, as its arguments and a preset's keys name them."""
@@ -30,6 +31,13 @@ class ImageTextEncoder(Protocol):
 
 
 @runtime_checkable
+class KnowsNouns(Protocol):
+    """A CLIP that brings the nouns it was trained on; `None` if its folder has none."""
+
+    vocabulary: Vocabulary | None
+
+
+@runtime_checkable
 class Detector(Protocol):
     """An open-vocabulary detector. ``encode`` once, ``detect`` for any phrases."""
 
@@ -41,6 +49,25 @@ class Detector(Protocol):
 
     def detect(self, encoded: Any, prompts: Sequence[str], threshold: float) -> Proposals:
         """Return boxes scoring at least ``threshold``; ``phrase_index`` points into ``prompts``."""
+        ...
+
+
+@runtime_checkable
+class NamesRegions(Detector, Protocol):
+    """A detector that can also say what a region of a picture is."""
+
+    def name_regions(self, encoded: Any, masks: Bool, prompts: Sequence[str], phrase_index: Int) -> Float | None:
+        """Say of M regions how likely each is what its phrase names, rather than nothing or anything else.
+
+        Args:
+            encoded: what ``encode`` returned.
+            masks: bool (M, h, w) over the whole picture, without padding.
+            prompts: the phrases.
+            phrase_index: int64 (M,), into ``prompts``.
+
+        Returns:
+            float32 (M,) in 0..1; None where it knows no nouns to choose among.
+        """
         ...
 
 

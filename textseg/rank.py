@@ -6,9 +6,8 @@ no model call.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,19 +16,14 @@ from textseg.crops import masked_crops
 from textseg.errors import ConfigError, nearest
 from textseg.matmul import matmul
 from textseg.propose import place_in_phrase
-from textseg.protocols import ImageTextEncoder
+from textseg.protocols import ImageTextEncoder, KnowsNouns
 from textseg.types import Bool, Candidates, Float, Image, Int, Prompts, Proposals, Query
-from textseg.vocabulary import Vocabulary
+from textseg.vocabulary import SYNONYM_SIMILARITY
 
-PARTS = ("detector", "presence", "sam_iou", "stability", "closeup", "clip", "agreement")
+RegionNamer = Callable[[Bool, Sequence[str], Int], Float | None]
+
+PARTS = ("detector", "region", "sam_iou", "stability", "closeup", "clip", "agreement")
 LOG_ODDS_LIMIT = 5.0
-
-
-@runtime_checkable
-class KnowsNouns(Protocol):
-    """A CLIP that brings the nouns it was trained on; `None` if its folder has none."""
-
-    vocabulary: Vocabulary | None
 
 
 @dataclass(frozen=True)
@@ -66,7 +60,7 @@ class RankConfig:
         default_factory=lambda: {
             "bias": 0.0,
             "detector": 0.6,
-            "presence": 0.0,
+            "region": 0.0,
             "sam_iou": 0.3,
             "stability": 0.1,
             "closeup": 0.0,
@@ -87,7 +81,7 @@ class RankConfig:
     clip_fill: int = 127
     clip_temperature: float = 1.0
     backgrounds: tuple[str, ...] = ("background", "something else")
-    synonym_similarity: float = 0.9
+    synonym_similarity: float = SYNONYM_SIMILARITY
     max_rejected: int = 50
 
     def __post_init__(self) -> None:
@@ -141,8 +135,16 @@ def score(
     candidates: Candidates,
     clip: ImageTextEncoder | None,
     config: RankConfig,
+    name_regions: RegionNamer | None = None,
 ) -> Scored:
-    """Give every candidate its score parts and the fused score."""
+    """Give every candidate its score parts and the fused score.
+
+    Args:
+        image, query, proposals, prompts, candidates: what the stages before worked on.
+        clip: judges the masked crops; None leaves that part out.
+        config: weights, budgets and what stands in for missing parts.
+        name_regions: ``NamesRegions.name_regions`` of this picture; None, and where it returns None: not known.
+    """
     p, c = candidates.predicted_iou.shape
     prompt_index, mask_index = np.repeat(np.arange(p), c), np.tile(np.arange(c), p)
     proposal_index = prompts.proposal_index[prompt_index]
@@ -151,7 +153,7 @@ def score(
     masks = masks.reshape(p * c, *masks.shape[2:])  # (M, h, w)
     parts = {
         "detector": proposals.scores[proposal_index].astype(np.float32),
-        "presence": _presence(proposals)[proposal_index],
+        "region": np.full(p * c, np.nan, np.float32),
         "sam_iou": candidates.predicted_iou.reshape(-1).clip(0, 1),
         "stability": geometry.stability(candidates.logits, candidates.frame).reshape(-1).astype(np.float32),
         "clip": np.full(p * c, np.nan, np.float32),
@@ -159,7 +161,11 @@ def score(
         "agreement": _agreement(masks, proposals, proposal_index, image.size_hw),
     }
     areas = masks.mean(axis=(1, 2), dtype=np.float32)
-    if clip is not None and p and any(phrase.prompt for phrase in query.phrases):
+    spoken = p > 0 and any(phrase.prompt for phrase in query.phrases)
+    named = name_regions(masks, query.prompts, phrase_index) if spoken and name_regions is not None else None
+    if named is not None:
+        parts["region"] = named
+    if clip is not None and spoken:
         shown = _worth_showing(fuse(parts, config), areas, phrase_index, prompt_index, config)
         seen = _clip_part(image, query, masks, shown, phrase_index, clip, config)
         parts["clip"] = _shared_in_prompt(seen, shown, prompt_index)
@@ -175,11 +181,6 @@ def score(
         mask_index,
         tuple(proposals.sources[i] for i in proposal_index),
     )
-
-
-def _presence(proposals: Proposals) -> Float:
-    """Return float32 (N,): how sure the proposer is that the phrase is anywhere at all; NaN where it does not say."""
-    return np.full(len(proposals), np.nan, np.float32) if proposals.presence is None else proposals.presence
 
 
 def _closeup(candidates: Candidates) -> Float:
@@ -295,8 +296,8 @@ def _contrasts(query: Query, texts: Float, clip: ImageTextEncoder, config: RankC
         if phrase.negatives:
             contrast.append(clip.encode_text(phrase.negatives))
         if vocabulary is not None:
-            nouns = vocabulary.embeddings[vocabulary.rivals(phrase.prompt)]
-            contrast.append(nouns[matmul(nouns, texts[own]) < config.synonym_similarity])
+            rivals_of = vocabulary.rivals(phrase.prompt, texts[own], config.synonym_similarity)
+            contrast.append(vocabulary.embeddings[rivals_of])
         found.append(np.concatenate(contrast))
     return found
 

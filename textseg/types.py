@@ -142,8 +142,6 @@ class Proposals:
         sources: (N,) who proposed: "detector", "text" or "user".
         mask_logits: float32 (N, h, w) rough masks (> 0 is inside), stretched over the whole picture
             whatever its aspect; None when no source gave any; all-zero rows mean "none for this one".
-        presence: float32 (N,), how sure the proposer is that the phrase is anywhere in the picture, 0..1,
-            wherever that is; NaN where it does not say, None when no source says.
     """
 
     boxes_xyxy: Float
@@ -151,7 +149,6 @@ class Proposals:
     phrase_index: Int
     sources: tuple[str, ...]
     mask_logits: Float | None = None
-    presence: Float | None = None
 
     def __post_init__(self) -> None:
         n = len(self.sources)
@@ -161,8 +158,6 @@ class Proposals:
         put(self, "phrase_index", check_array("phrase_index", self.phrase_index, (n,), np.int64))
         if self.mask_logits is not None:
             put(self, "mask_logits", check_array("mask_logits", self.mask_logits, (n, None, None), np.float32))
-        if self.presence is not None:
-            put(self, "presence", check_array("presence", self.presence, (n,), np.float32))
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -176,7 +171,6 @@ class Proposals:
             self.phrase_index[index],
             tuple(self.sources[i] for i in index),
             None if self.mask_logits is None else self.mask_logits[index],
-            None if self.presence is None else self.presence[index],
         )
 
     @classmethod

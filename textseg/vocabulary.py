@@ -16,9 +16,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from textseg.errors import WeightsError
+from textseg.matmul import matmul
 from textseg.types import Float, Int
 
 FILE = "vocabulary.safetensors"
+SYNONYM_SIMILARITY = 0.9
+"""Texts whose embeddings are closer than this cosine may mean the same."""
+
 _MOST_WORDS = 5
 _WORD = re.compile(r"[^\W_]+(?:[-’'][^\W_]+)*")
 
@@ -54,14 +58,22 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.names)
 
-    def rivals(self, phrase: str) -> Int:
-        """Return the int64 indices of the nouns that a thing called ``phrase`` surely is not."""
+    def rivals(self, phrase: str, embedding: Float, similarity: float = SYNONYM_SIMILARITY) -> Int:
+        """Return the int64 indices of the nouns that a thing called ``phrase`` surely is not.
+
+        Args:
+            phrase: its own nouns, and their kin, are no rivals.
+            embedding: float32 (D,), of the phrase, ℓ2-normalised.
+            similarity: nouns whose cosine with it is not below this are no rivals either.
+        """
         words, meant = _words(phrase), set[int]()
         for start in range(len(words)):
             for stop in range(start + 1, min(len(words), start + _MOST_WORDS) + 1):
                 for i in self._named.get(" ".join(words[start:stop]), ()):
                     meant |= {i, *self._kin_of.get(i, ())}
-        return np.setdiff1d(np.arange(len(self)), list(meant))
+        unlike = matmul(self.embeddings, embedding) < similarity
+        unlike[list(meant)] = False
+        return np.flatnonzero(unlike)
 
     def save(self, folder: str | Path) -> None:
         """Write the vocabulary into a CLIP's folder, embeddings as float16."""

@@ -15,11 +15,11 @@ from textseg.rank import PARTS, RankConfig, log_odds
 DETECTOR_ALONE = RankConfig(weights={"bias": 0.0, "detector": 1.0})
 
 
-def row(page: int, detector: list[float], presence: float, *, present: bool) -> Row:
+def row(page: int, detector: list[float], region: float, *, present: bool) -> Row:
     """A row on a 2 × M grid: candidate i is column i, and the truth is column 0."""
     m = len(detector)
     parts = np.full((m, len(PARTS)), np.nan, np.float32)
-    parts[:, PARTS.index("detector")], parts[:, PARTS.index("presence")] = detector, presence
+    parts[:, PARTS.index("detector")], parts[:, PARTS.index("region")] = detector, region
     masks = np.tile(np.eye(m, dtype=np.uint8)[:, None], (1, 2, 1)).reshape(m, 2 * m)
     truth = np.packbits(masks[0]) if present else None
     overlaps = (np.arange(m) == 0).astype(np.float32) * present
@@ -30,7 +30,7 @@ def row(page: int, detector: list[float], presence: float, *, present: bool) -> 
 
 
 def rows() -> list[Row]:
-    """60 phrases with the same detector scores whether they are there or not; presence tells."""
+    """60 phrases with the same detector scores whether they are there or not; region tells."""
     rng = np.random.default_rng(0)
     found = []
     for page in range(60):
@@ -53,11 +53,11 @@ def test_the_aim_is_what_a_threshold_gives() -> None:
 def test_weights_move_to_the_part_that_decides() -> None:
     aim = Aim(rows(), DETECTOR_ALONE, 0.25)
     tuned = tune(aim, {"detector": 1.0})
-    assert tuned["presence"] > 0.02 and tuned["detector"] > 0.1, "presence tells phrases apart, the detector masks"
+    assert tuned["region"] > 0.02 and tuned["detector"] > 0.1, "region tells phrases apart, the detector masks"
     assert aim(np.array([tuned[name] for name in PARTS])) > 0.99
     assert sum(tuned.values()) == pytest.approx(1.0)
     held = tune(aim, {"detector": 1.0}, ("detector", "clip"))
-    assert held["presence"] == 0.0
+    assert held["region"] == 0.0
 
 
 def test_an_empty_arena_changes_nothing() -> None:
@@ -87,9 +87,9 @@ def test_the_margin_is_the_rankings_own(margin: float | None, winners: int) -> N
 def test_calibration_keeps_the_order() -> None:
     given = rows()
     values, overlaps = stack(given)
-    weights = dict.fromkeys(PARTS, 0.0) | {"detector": 0.2, "presence": 0.2}
+    weights = dict.fromkeys(PARTS, 0.0) | {"detector": 0.2, "region": 0.2}
     config = calibrated(values, overlaps > 0.5, DETECTOR_ALONE, weights)
-    assert config.weights["detector"] == pytest.approx(config.weights["presence"], abs=1e-3)
+    assert config.weights["detector"] == pytest.approx(config.weights["region"], abs=1e-3)
     assert config.weights["detector"] > 0.2, "the parts tell more than so small weights say"
     scores = scores_of(given[0], config)
     raw = log_odds(given[0].parts[:, 0])
@@ -99,8 +99,8 @@ def test_calibration_keeps_the_order() -> None:
 
 def test_telling_present_from_absent_is_worth_something_by_itself() -> None:
     given = rows()
-    weights = np.array([1.0 if name == "presence" else 0.0 for name in PARTS])
+    weights = np.array([1.0 if name == "region" else 0.0 for name in PARTS])
     plain, ordered = (Aim(given, DETECTOR_ALONE, 0.25, weight)(weights) for weight in (0.0, 0.2))
-    assert ordered == pytest.approx(plain + 0.2)  # presence tells them all apart
+    assert ordered == pytest.approx(plain + 0.2)  # region tells them all apart
     only_present = [r for r in given if r.present]
     assert Aim(only_present, DETECTOR_ALONE, 0.25, 0.2)(weights) == Aim(only_present, DETECTOR_ALONE, 0.25)(weights)

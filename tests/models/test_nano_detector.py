@@ -20,8 +20,9 @@ from textseg.models.nano_detector import (
     save_detector,
 )
 from textseg.models.nano_network import Answers, NanoNetwork, NetworkConfig, load_backbone
-from textseg.protocols import Detector
+from textseg.protocols import Detector, NamesRegions
 from textseg.types import Float, Image, UInt8
+from textseg.vocabulary import Vocabulary
 
 TINY = NetworkConfig(
     text_dim=8,
@@ -86,10 +87,9 @@ def test_boxes_lie_in_the_original_picture(detector: NanoDetector, size_hw: tupl
 
 
 def test_rough_masks_cover_the_picture_without_its_padding(detector: NanoDetector) -> None:
-    encoded = detector.encode(picture(40, 80))
-    maps, presence = detector.maps(encoded, ["a car"])
-    assert maps.shape == (1, 8, 16)  # 32 × 64 pixels of input at stride 4
-    assert presence.shape == (1,)
+    found = detector.detect(detector.encode(picture(40, 80)), ["a car"], 0.0)
+    assert found.mask_logits is not None
+    assert found.mask_logits.shape[1:] == (8, 16)  # 32 × 64 pixels of input at stride 4
 
 
 def test_rough_masks_are_low_far_from_their_box(detector: NanoDetector) -> None:
@@ -177,6 +177,54 @@ def test_damaged_weights_are_named(network: NanoNetwork, tmp_path: Path) -> None
     config.write_text(config.read_text().replace('"width": 128', '"width": 64'))
     with pytest.raises(WeightsError, match="does not fit"):
         load_detector(tmp_path)
+
+
+NOUNS = (("car",), ("dog",), ("bus", "vehicle"))
+
+
+class NounEncoder(FakeEncoder):
+    """One that brings its nouns."""
+
+    def __init__(self) -> None:
+        self.vocabulary: Vocabulary | None = Vocabulary(
+            NOUNS, np.zeros((0, 2), np.int64), self.encode_text([name for name, *_ in NOUNS])
+        )
+
+
+@torch.inference_mode()
+def test_a_region_is_named_by_the_mean_of_its_pixels_against_the_likeliest_other_noun(network: NanoNetwork) -> None:
+    named = NanoDetector(network, NounEncoder(), ProposalConfig(image_size=64))
+    assert isinstance(named, NamesRegions)
+    encoded = named.encode(picture(40, 80))
+    prompts = ["car", "the red dog"]
+    masks = np.zeros((3, 24, 48), np.bool_)
+    masks[0, :12, :24] = masks[1, 12:, 24:] = masks[2, :12, :24] = True  # quarters: 4 x 8 places of 8 x 16
+    got = named.name_regions(encoded, masks, prompts, np.array([0, 0, 1]))
+    quarters = encoded.features.pixels[0, :, :8, :16].unflatten(1, (2, 4)).unflatten(3, (2, 8)).mean((2, 4))
+    for i, (row, column, phrase, rivals) in enumerate([(0, 0, 0, [1, 2]), (1, 1, 0, [1, 2]), (0, 0, 1, [0, 2])]):
+        place = encoded.features._replace(pixels=quarters[None, :, row : row + 1, column : column + 1])
+        texts = torch.from_numpy(NounEncoder().encode_text([prompts[phrase], *(NOUNS[r][0] for r in rivals)]))
+        logits = network.match_pixels(place, network.text(texts[None])).flatten()
+        expected = ((logits[0] + logits[0] - logits[1:].max()) / 4).sigmoid()
+        assert got[i] == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_without_nouns_to_choose_among_regions_have_no_name(detector: NanoDetector) -> None:
+    asked = detector.encode(picture(40, 80)), np.ones((1, 4, 8), np.bool_), ["car"], np.array([0])
+    assert detector.name_regions(*asked) is None
+    silent = NounEncoder()
+    silent.vocabulary = None
+    assert NanoDetector(detector.network, silent, detector.config).name_regions(*asked) is None
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (17, 3000), (333, 500)])
+def test_regions_of_odd_pictures_have_names(network: NanoNetwork, size_hw: tuple[int, int]) -> None:
+    named = NanoDetector(network, NounEncoder(), ProposalConfig(image_size=64))
+    masks = np.stack([np.ones((5, 7), np.bool_), np.zeros((5, 7), np.bool_)])
+    got = named.name_regions(named.encode(picture(*size_hw)), masks, ["a car"], np.array([0, 0]))
+    assert got is not None and got.dtype == np.float32 and ((got > 0) & (got < 1)).all()
+    nothing = named.name_regions(named.encode(picture(8, 8)), masks[:0], ["a car"], np.zeros(0, np.int64))
+    assert nothing is not None and nothing.shape == (0,)
 
 
 def test_another_encoder_is_refused(network: NanoNetwork) -> None:

@@ -24,8 +24,8 @@ from textseg.errors import WeightsError
 from textseg.models import nano_files
 from textseg.models.nano_network import PIXEL_STRIDE, Answers, Features, NanoNetwork, NetworkConfig, TextCodes
 from textseg.propose import concatenate
-from textseg.protocols import ImageTextEncoder
-from textseg.types import Float, Frame, Image, Proposals, UInt8
+from textseg.protocols import ImageTextEncoder, KnowsNouns
+from textseg.types import Bool, Float, Frame, Image, Int, Proposals, UInt8
 
 logger = logging.getLogger(__name__)
 
@@ -173,6 +173,7 @@ class NanoDetector:
         self.encoder = encoder
         self.config = config or ProposalConfig()
         self.model_id = model_id
+        self._nouns: TextCodes | None = None
 
     @classmethod
     def load(cls, folder: str | Path, encoder: ImageTextEncoder, image_size: int | None = None) -> NanoDetector:
@@ -206,15 +207,35 @@ class NanoDetector:
         return concatenate(parts)
 
     @torch.inference_mode()
-    def maps(self, encoded: NanoEncoded, prompts: Sequence[str]) -> tuple[Float, Float]:
-        """Return the phrases' rough masks, float32 (T, h, w) logits over the picture, and (T,) presence in 0..1."""
-        answers = self.network.answer(encoded.features, self._codes(prompts))
-        maps = _unpadded(answers.maps[0], encoded.frame)
-        return maps.numpy(), answers.presence[0].sigmoid().numpy()
+    def name_regions(
+        self, encoded: NanoEncoded, masks: Bool, prompts: Sequence[str], phrase_index: Int
+    ) -> Float | None:
+        """See ``NamesRegions``: each region's mean pixel code is matched with its phrase and with all nouns.
+
+        The log-odds are the mean of the phrase's own logit and of its lead over the likeliest noun that it does not
+        mean; halved, since the ranking cuts log-odds off at ±5.
+        """
+        vocabulary = self.encoder.vocabulary if isinstance(self.encoder, KnowsNouns) else None
+        if vocabulary is None:
+            return None
+        if self._nouns is None:
+            self._nouns = self._coded(vocabulary.embeddings)
+        places = encoded.features._replace(pixels=_pooled(encoded, masks))  # M regions are a row of M places
+        texts = np.asarray(self.encoder.encode_text(list(prompts)), np.float32)
+        nouns = self.network.match_pixels(places, self._nouns)[0, :, 0].numpy()  # (V, M)
+        odds = np.empty(len(masks), np.float32)
+        for phrase in np.unique(phrase_index).tolist():
+            of = np.flatnonzero(phrase_index == phrase)
+            own = self.network.match_pixels(places, self._coded(texts[phrase : phrase + 1]))[0, 0, 0, of].numpy()
+            rivals = nouns[vocabulary.rivals(prompts[phrase], texts[phrase])][:, of]
+            odds[of] = (own + (own - rivals.max(axis=0, initial=_OUTSIDE))) / 4
+        return np.asarray(1 / (1 + np.exp(-odds)), np.float32)
 
     def _codes(self, prompts: Sequence[str]) -> TextCodes:
-        embeddings = torch.from_numpy(np.array(self.encoder.encode_text(list(prompts)), np.float32))
-        codes: TextCodes = self.network.text(embeddings[None])  # (1, T, …)
+        return self._coded(self.encoder.encode_text(list(prompts)))
+
+    def _coded(self, embeddings: Float) -> TextCodes:
+        codes: TextCodes = self.network.text(torch.from_numpy(np.array(embeddings, np.float32))[None])  # (1, T, …)
         return codes
 
     def _detect_chunk(self, encoded: NanoEncoded, prompts: Sequence[str], start: int, threshold: float) -> Proposals:
@@ -233,8 +254,19 @@ class NanoDetector:
             found.phrase_index.numpy() + start,
             ("detector",) * len(boxes),
             _limited(maps, boxes, frame.original_hw, self.config.grow),
-            answers.presence[0].sigmoid()[found.phrase_index].numpy(),
         )
+
+
+def _pooled(encoded: NanoEncoded, masks: Bool) -> Tensor:
+    """Return (1, C, 1, M): the pixel features' means over M masks of the unpadded picture."""
+    rows, columns = (max(1, round(side / PIXEL_STRIDE)) for side in encoded.frame.resized_hw)
+    pixels = encoded.features.pixels[0, :, :rows, :columns].flatten(1)  # (C, hw)
+    shares = np.empty((len(masks), rows, columns), np.float32)
+    for i, mask in enumerate(masks):
+        shares[i] = cv2.resize(mask.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
+    weights = torch.from_numpy(shares.reshape(len(masks), rows * columns))
+    weights = weights / weights.sum(1, keepdim=True).clamp_min(1e-6)
+    return (pixels @ weights.T)[None, :, None]
 
 
 def _at_least_a_pixel(boxes_xyxy: Float, width: int, height: int) -> Float:

@@ -257,7 +257,7 @@ class NanoNetwork(nn.Module):
         parts = torch.matmul(codes.pixels.transpose(1, 2), pixels)  # (B, parts, T, hw)
         parts = parts.float() * c.embed_dim**-0.5 + codes.pixel_bias.float().transpose(1, 2)[..., None]
         logits = parts[:, 0] if c.parts == 1 else -torch.logsumexp(-parts, dim=1)  # (B, T, hw)
-        return logits.reshape(b, -1, h, w)
+        return logits.reshape(b, logits.shape[1], h, w)
 
     def match_boxes(self, features: Features, codes: TextCodes) -> tuple[Tensor, Tensor]:
         """Return boxes, (B, T, 4, h, w) input pixels, and quality logits, (B, T, h, w), at stride 8."""
