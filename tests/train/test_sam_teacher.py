@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from textseg.models.nano_detector import ProposalConfig, save_detector
+from textseg.models.nano_boxes import ProposalConfig
+from textseg.models.nano_detector import save_detector
 from textseg.models.nano_network import NanoNetwork, NetworkConfig
 from textseg.train.sam_teacher import PixelTeacher, teacher_loss
 

@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from torchvision.ops import batched_nms
 
 from textseg.errors import WeightsError
 from textseg.models import nano_files
-from textseg.models.nano_network import PIXEL_STRIDE, Answers, Features, NanoNetwork, NetworkConfig, TextCodes
+from textseg.models.nano_boxes import ProposalConfig, find_boxes
+from textseg.models.nano_network import PIXEL_STRIDE, Features, NanoNetwork, NetworkConfig, TextCodes
 from textseg.propose import concatenate
 from textseg.protocols import ImageTextEncoder, KnowsNouns
 from textseg.types import Bool, Float, Frame, Image, Int, Proposals, UInt8
@@ -36,35 +36,6 @@ _STEP = 32
 _OUTSIDE = -12.0
 _EXACT = ("text.mean", "text.whiten")
 """Tensors saved as float32: they set nearly equal text embeddings apart."""
-
-
-@dataclass(frozen=True)
-class ProposalConfig:
-    """How maps become boxes.
-
-    Attributes:
-        image_size: long side that a picture is scaled to, pixels, a multiple of 32.
-        per_phrase: most proposals per phrase.
-        nms_iou: boxes of one phrase that overlap more than this are one.
-        vote_iou: a box is the mean of all places' boxes of its phrase that overlap it at least this much.
-        grow: share of a box's sides by which its rough mask may reach beyond it.
-        chunk: phrases matched at a time; bounds the memory.
-    """
-
-    image_size: int = 320
-    per_phrase: int = 20
-    nms_iou: float = 0.5
-    vote_iou: float = 0.5
-    grow: float = 0.1
-    chunk: int = 64
-
-
-class Found(NamedTuple):
-    """M boxes of one picture: float32 (M, 4) input pixels, (M,) scores and (M,) phrase numbers."""
-
-    boxes_xyxy: Tensor
-    scores: Tensor
-    phrase_index: Tensor
 
 
 class NanoEncoded(NamedTuple):
@@ -92,59 +63,6 @@ def fit(image_rgb: UInt8, long_side: int) -> tuple[UInt8, Frame]:
     padded = np.full((input_h, input_w, 3), _PAD, np.uint8)
     padded[:resized_h, :resized_w] = resized
     return padded, Frame((height, width), (resized_h, resized_w), (input_h, input_w))
-
-
-def score_places(answers: Answers) -> Tensor:
-    """Return (B, T, h', w') scores in 0..1 at stride 8: the geometric mean of map, quality and presence."""
-    chance = functional.max_pool2d(answers.maps.sigmoid(), 2)
-    presence = answers.presence.sigmoid()[..., None, None]
-    return (chance * answers.quality.sigmoid() * presence).clamp_min(0).pow(1 / 3)
-
-
-def find_boxes(answers: Answers, config: ProposalConfig, threshold: float) -> Found:
-    """Boxes at the local maxima of the scores of one picture (B = 1) that reach `threshold`, best first.
-
-    Places around a maximum see the same thing, each with an error of its own: the boxes are moved to the mean of what
-    they say (box voting: Gidaris and Komodakis, ICCV 2015).
-    """
-    scores = score_places(answers)[0]  # (T, h', w')
-    peaks = scores * (functional.max_pool2d(scores, 3, 1, 1) == scores)
-    flat = peaks.flatten(1)
-    top, where = flat.topk(min(4 * config.per_phrase, flat.shape[1]), dim=1)  # (T, k)
-    phrase, rank = torch.nonzero((top >= threshold) & (top > 0), as_tuple=True)
-    places = answers.boxes_xyxy[0].flatten(2)  # (T, 4, h'w')
-    boxes = places[phrase, :, where[phrase, rank]]  # (M, 4)
-    kept = batched_nms(boxes, top[phrase, rank], phrase, config.nms_iou)
-    kept = kept[_first_of_each(phrase[kept], config.per_phrase)]
-    of = phrase[kept]
-    best = top[of, rank[kept]]
-    voted = _vote(boxes[kept], places[of], scores.flatten(1)[of] / best[:, None], config.vote_iou)
-    return Found(voted, best, of)
-
-
-def _vote(boxes_xyxy: Tensor, places_xyxy: Tensor, scores: Tensor, least_iou: float) -> Tensor:
-    """Return (M, 4): the mean of the (M, 4, P) places' boxes that overlap each box, by overlap and score.
-
-    The (M, P) scores, in those of the boxes, are cube roots of products (``score_places``): the products are weights.
-    """
-    low = torch.maximum(boxes_xyxy[:, :2, None], places_xyxy[:, :2])
-    high = torch.minimum(boxes_xyxy[:, 2:, None], places_xyxy[:, 2:])
-    shared = (high - low).clamp_min(0).prod(1)  # (M, P)
-    own, theirs = (boxes[:, 2:] - boxes[:, :2] for boxes in (boxes_xyxy, places_xyxy))
-    overlap = shared / (own.prod(1)[:, None] + theirs.prod(1) - shared)
-    weights = torch.where(overlap >= least_iou, overlap * scores.pow(3), 0)
-    mean: Tensor = (places_xyxy * weights[:, None]).sum(-1) / weights.sum(-1, keepdim=True)
-    return mean
-
-
-def _first_of_each(phrase: Tensor, most: int) -> Tensor:
-    """Return a bool (M,): whether an entry is among the first `most` with its phrase number."""
-    seen: dict[int, int] = {}
-    keep = torch.zeros(len(phrase), dtype=torch.bool)
-    for i, number in enumerate(phrase.tolist()):
-        seen[number] = seen.get(number, 0) + 1
-        keep[i] = seen[number] <= most
-    return keep
 
 
 class NanoDetector:

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from textseg.config import read_yaml
-from textseg.models.nano_detector import ProposalConfig, load_detector, normalise, save_detector
+from textseg.models.nano_boxes import ProposalConfig
+from textseg.models.nano_detector import load_detector, normalise, save_detector
 from textseg.models.nano_network import Features, NanoNetwork, NetworkConfig, load_backbone
 from textseg.train import loop
 from textseg.train.detector_data import BatchStream, DataConfig, Sources, loader

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from textseg.models.nano_detector import ProposalConfig, find_boxes, normalise
+from textseg.models.nano_boxes import ProposalConfig, find_boxes
+from textseg.models.nano_detector import normalise
 from textseg.models.nano_network import Answers, Features, NanoNetwork
 from textseg.train.data import LabelledObject, Sample
 from textseg.train.detector_data import DataConfig, Sources
