@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import PIL.Image
 import pytest
@@ -20,6 +22,8 @@ from tests.fakes import scene
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 180
+BROWSER_PATIENCE = 120_000  # milliseconds: a busy machine is no failure
+_CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 
 
 @pytest.fixture(autouse=True)
@@ -87,3 +91,39 @@ def _ready(process: subprocess.Popen[str]) -> Path:
 def server() -> Iterator[Served]:
     with serve() as served:
         yield served
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    with api.sync_playwright() as play:
+        options: dict[str, Any] = {"args": ["--no-sandbox", "--force-color-profile=srgb", *_CAMERA]}
+        system = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+        try:
+            made = play.chromium.launch(executable_path=system, **options)
+        except api.Error as error:
+            pytest.skip(f"no Chromium: {str(error).splitlines()[0]}")
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Any]:
+    """Return what opens the page in a session of its own; any script error or dialog there is a failure."""
+    contexts, wrong = [], []
+
+    def opened(url: str, *, width: int = 1280, height: int = 900, dark: bool = False) -> Any:
+        context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(BROWSER_PATIENCE)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("dialog", lambda dialog: wrong.append(dialog.message))
+        page.goto(f"{url}/?__theme={'dark' if dark else 'light'}")
+        page.wait_for_selector("#phrases textarea")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert wrong == []
