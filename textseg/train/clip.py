@@ -24,7 +24,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader
 
 from textseg.config import read_yaml
 from textseg.errors import ConfigError
@@ -43,6 +42,7 @@ from textseg.train.loop import (
     save_checkpoint,
     seed_everything,
     set_rate,
+    start_workers,
     weight_decay_groups,
 )
 from textseg.train.noun_table import NounTable, exclusive_nouns
@@ -183,9 +183,7 @@ def _start_worker(config: ClipTrainConfig, data: Path, out: Path, resume: bool) 
     checkpoint = out / "checkpoint.pt"
     step = int(load_checkpoint(checkpoint)["step"]) if resume and checkpoint.is_file() else 0
     dataset = CropBatches(data, out / "tokenizer.json", config.crops, config.seed + step)
-    prefetch = 6 if config.workers else None
-    loader = DataLoader(dataset, batch_size=None, num_workers=config.workers, prefetch_factor=prefetch)
-    return iter(loader)
+    return start_workers(dataset, config.workers)
 
 
 def _tokenizer(data: Path, path: Path, resume: bool) -> NanoTokenizer:

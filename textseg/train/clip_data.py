@@ -18,6 +18,7 @@ from textseg import closeup
 from textseg.train import sam_prompts as sp
 from textseg.train.colors import COLORS
 from textseg.train.data import LabelledObject, PhotoSet
+from textseg.train.loop import worker_generator
 from textseg.train.noun_table import ANY_THING, BACKGROUND, NounTable
 from textseg.train.phrases import phrase
 from textseg.train.scenes import SceneComposer, SceneConfig, load_cutouts, photo_cutouts
@@ -288,8 +289,7 @@ class CropBatches(IterableDataset[CropBatch]):
     def __iter__(self) -> Iterator[CropBatch]:
         cv2.setNumThreads(1)
         torch.set_num_threads(1)
-        worker = torch.utils.data.get_worker_info()
-        rng = np.random.default_rng([self._seed, 0 if worker is None else worker.id])
+        rng = worker_generator(self._seed)
         tokenizer = NanoTokenizer.load(self._tokenizer_json)
         while True:
             crops = self._source.crops(rng)

@@ -26,7 +26,7 @@ from textseg.models.nano_boxes import ProposalConfig
 from textseg.models.nano_detector import load_detector, normalise, save_detector
 from textseg.models.nano_network import Features, NanoNetwork, NetworkConfig, load_backbone
 from textseg.train import loop
-from textseg.train.detector_data import BatchStream, DataConfig, Sources, loader
+from textseg.train.detector_data import BatchStream, DataConfig, Sources
 from textseg.train.detector_loss import LossConfig, Losses, detector_loss
 from textseg.train.detector_names import NameLosses, NameVocabulary, draw_nouns, name_losses
 from textseg.train.detector_targets import Batch
@@ -229,7 +229,7 @@ def run(config: TrainConfig, out: str | Path, text: TextSource | None = None) ->
     sources = Sources(config.data_root, config.data)
     stream = BatchStream(sources, config.data, config.seed, trainer.step, trainer.vocabulary)
     stream.progress.fill_(trainer.progress)
-    batches = iter(loader(stream, config.workers))
+    batches = loop.start_workers(stream, min(1, config.workers))
     asked = questions(config.data_root, config.validate_side, config.validate_pictures)
     _train(trainer, stream, lambda: next(batches), asked)
     trainer.save()

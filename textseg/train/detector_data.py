@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
 from textseg.train.data import PhotoSet, Sample
 from textseg.train.detector_names import NameVocabulary
@@ -22,7 +22,6 @@ from textseg.train.scenes import SceneComposer, SceneConfig, at_size, load_cutou
 
 logger = logging.getLogger(__name__)
 
-_PREFETCH = 6
 _ZOOM = {"scene": 0.4, "caltech": 0.15}
 """How much of the views' zoom a set gets: scenes hold small things, caltech's pictures one in the middle."""
 
@@ -165,10 +164,3 @@ class BatchStream(IterableDataset[Batch]):
             phrases = self._sampler.sample(seen, rng, config.positives, config.negatives)
             maps.append(phrase_maps(seen, phrases, self.vocabulary))
         return collate(maps, config.positives + config.negatives)
-
-
-def loader(stream: BatchStream, workers: int) -> DataLoader[Batch]:
-    """Batches made by `workers` (0 or 1) background processes."""
-    return DataLoader(
-        stream, batch_size=None, num_workers=min(1, workers), prefetch_factor=_PREFETCH if workers else None
-    )

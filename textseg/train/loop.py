@@ -37,7 +37,7 @@ def worker_generator(seed: int) -> np.random.Generator:
 
 def start_workers(stream: IterableDataset[T], workers: int) -> Iterator[T]:
     """Return an endless stream's batches, made in the background; forks, so call it before any threads start."""
-    more: dict[str, Any] = {"prefetch_factor": 4, "timeout": 300} if workers else {}
+    more: dict[str, Any] = {"prefetch_factor": 6, "timeout": 300} if workers else {}
     return iter(DataLoader(stream, batch_size=None, num_workers=workers, **more))
 
 
