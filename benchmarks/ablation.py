@@ -47,6 +47,7 @@ RANKINGS: dict[str, tuple[tuple[str, ...], str]] = {
     "detector + SAM's IoU + CLIP": (("detector", "sam_iou", "clip"), MUTE),
     "detector + SAM's IoU + CLIP + text token": (("detector", "sam_iou", "clip"), FULL),
     "all parts, no text token": (PARTS, MUTE),
+    "all but region": (tuple(part for part in PARTS if part != "region"), FULL),
     "all parts, masks as SAM drew them": (PARTS, UNDRAWN),
     "all": (PARTS, FULL),
 }
