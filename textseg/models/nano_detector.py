@@ -6,7 +6,6 @@ The weights are a folder with ``config.json`` and ``model.safetensors`` (float16
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,8 +25,6 @@ from textseg.models.nano_network import PIXEL_STRIDE, Features, NanoNetwork, Net
 from textseg.propose import concatenate
 from textseg.protocols import ImageTextEncoder, KnowsNouns
 from textseg.types import Bool, Float, Frame, Image, Int, Proposals, UInt8
-
-logger = logging.getLogger(__name__)
 
 _MEAN = (122.77, 116.75, 104.09)
 _STD = (68.50, 66.63, 70.32)
