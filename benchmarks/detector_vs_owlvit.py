@@ -36,7 +36,7 @@ from textseg.models.nano_detector import normalise
 from textseg.models.nano_network import Answers
 from textseg.train import loop
 from textseg.train.detector import TrainConfig, Trainer
-from textseg.train.detector_data import BatchStream, Sources, loader
+from textseg.train.detector_data import BatchStream, Sources
 from textseg.train.detector_targets import Batch
 from textseg.train.detector_text import TextBank, open_text_source
 from textseg.train.detector_validation import Asker, Question, network_asker, questions, validate
@@ -175,7 +175,7 @@ def train_ours(config: TrainConfig, stream: BatchStream, minutes: float) -> tupl
 
 def timed(config: TrainConfig, stream: BatchStream, minutes: float, step: Callable[[Batch, float, int], None]) -> int:
     """Feed batches to `step` for so many minutes after the first has come; return the pictures seen."""
-    batches = iter(loader(stream, config.workers))
+    batches = loop.start_workers(stream, min(1, config.workers))
     batch = next(batches)
     start = time.monotonic()
     for number in itertools.count():

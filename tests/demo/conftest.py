@@ -95,7 +95,8 @@ def server() -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    from tests.demo.browsing import api  # here, since it skips where Playwright is missing
+
     with api.sync_playwright() as play:
         options: dict[str, Any] = {"args": ["--no-sandbox", "--force-color-profile=srgb", *_CAMERA]}
         system = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

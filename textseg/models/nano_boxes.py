@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, box_iou
 
 from textseg.models.nano_network import Answers
 
@@ -64,25 +64,25 @@ def find_boxes(answers: Answers, config: ProposalConfig, threshold: float) -> Fo
     boxes = places[phrase, :, where[phrase, rank]]  # (M, 4)
     kept = batched_nms(boxes, top[phrase, rank], phrase, config.nms_iou)
     kept = kept[_first_of_each(phrase[kept], config.per_phrase)]
-    of = phrase[kept]
-    best = top[of, rank[kept]]
-    voted = _vote(boxes[kept], places[of], scores.flatten(1)[of] / best[:, None], config.vote_iou)
-    return Found(voted, best, of)
+    found = Found(boxes[kept], top[phrase[kept], rank[kept]], phrase[kept])
+    return found._replace(boxes_xyxy=_vote(found, places, scores.flatten(1), config.vote_iou))
 
 
-def _vote(boxes_xyxy: Tensor, places_xyxy: Tensor, scores: Tensor, least_iou: float) -> Tensor:
-    """Return (M, 4): the mean of the (M, 4, P) places' boxes that overlap each box, by overlap and score.
+def _vote(found: Found, places_xyxy: Tensor, scores: Tensor, least_iou: float) -> Tensor:
+    """Return (M, 4): for each box the mean of its phrase's places that overlap it, by overlap and score.
 
-    The (M, P) scores, in those of the boxes, are cube roots of products (``score_places``): the products are weights.
+    Places are (T, 4, P) with (T, P) scores, which are cube roots of products (``score_places``): the weights are the
+    products.
     """
-    low = torch.maximum(boxes_xyxy[:, :2, None], places_xyxy[:, :2])
-    high = torch.minimum(boxes_xyxy[:, 2:, None], places_xyxy[:, 2:])
-    shared = (high - low).clamp_min(0).prod(1)  # (M, P)
-    own, theirs = (boxes[:, 2:] - boxes[:, :2] for boxes in (boxes_xyxy, places_xyxy))
-    overlap = shared / (own.prod(1)[:, None] + theirs.prod(1) - shared)
-    weights = torch.where(overlap >= least_iou, overlap * scores.pow(3), 0)
-    mean: Tensor = (places_xyxy * weights[:, None]).sum(-1) / weights.sum(-1, keepdim=True)
-    return mean
+    voted = torch.empty_like(found.boxes_xyxy)
+    for phrase in set(found.phrase_index.tolist()):
+        of = found.phrase_index == phrase
+        places = places_xyxy[phrase].T  # (P, 4)
+        overlap = box_iou(found.boxes_xyxy[of], places)  # (m, P)
+        shares = scores[phrase] / found.scores[of, None]  # against the best, so that none is too small for its cube
+        weights = torch.where(overlap >= least_iou, overlap * shares.pow(3), 0)
+        voted[of] = weights @ places / weights.sum(1, keepdim=True)
+    return voted
 
 
 def _first_of_each(phrase: Tensor, most: int) -> Tensor:

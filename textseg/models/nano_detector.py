@@ -138,12 +138,13 @@ class NanoDetector:
         places = encoded.features._replace(pixels=_pooled(encoded, masks))  # M regions are a row of M places
         texts = np.asarray(self.encoder.encode_text(list(prompts)), np.float32)
         nouns = self.network.match_pixels(places, self._nouns)[0, :, 0].numpy()  # (V, M)
+        named = np.unique(phrase_index)
+        phrases = self.network.match_pixels(places, self._coded(texts[named]))[0, :, 0].numpy()  # (phrases asked, M)
         odds = np.empty(len(masks), np.float32)
-        for phrase in np.unique(phrase_index).tolist():
-            of = np.flatnonzero(phrase_index == phrase)
-            own = self.network.match_pixels(places, self._coded(texts[phrase : phrase + 1]))[0, 0, 0, of].numpy()
+        for phrase, logits in zip(named.tolist(), phrases, strict=True):
+            of = phrase_index == phrase
             rivals = nouns[vocabulary.rivals(prompts[phrase], texts[phrase])][:, of]
-            odds[of] = (own + (own - rivals.max(axis=0, initial=_OUTSIDE))) / 4
+            odds[of] = (logits[of] + (logits[of] - rivals.max(axis=0, initial=_OUTSIDE))) / 4
         return np.asarray(1 / (1 + np.exp(-odds)), np.float32)
 
     def _codes(self, prompts: Sequence[str]) -> TextCodes:

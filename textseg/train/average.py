@@ -54,10 +54,8 @@ def average(one: str | Path, two: str | Path, share: float, out: str | Path) -> 
 
 def _mixed(one: Path, two: Path, share: float) -> bytes:
     (first, _), (second, metadata) = _read(one), _read(two)
-    if {k: v.shape for k, v in first.items()} != {k: v.shape for k, v in second.items()}:
-        unlike = sorted(
-            k for k in {*first, *second} if k not in first or k not in second or first[k].shape != second[k].shape
-        )
+    shapes_one, shapes_two = ({(name, tensor.shape) for name, tensor in t.items()} for t in (first, second))
+    if unlike := sorted(name for name, _ in shapes_one ^ shapes_two):
         raise WeightsError(f"{one} and {two} hold other tensors, such as {unlike[0]}; average runs of one network")
     tensors = {
         name: torch.lerp(first[name].float(), tensor.float(), share).to(tensor.dtype)
