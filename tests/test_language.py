@@ -143,6 +143,7 @@ def test_split_list() -> None:
 def test_nouns(prompt: str, bare: str, noun: str) -> None:
     assert language.without_article(prompt) == bare
     assert language.noun_only(prompt) == noun
+    assert language.bare_noun(prompt) == (None if bare == noun else noun)
 
 
 def test_contrast_phrases_are_valid() -> None:

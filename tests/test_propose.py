@@ -46,6 +46,16 @@ def test_a_phrase_that_the_detector_does_not_see_has_a_text_proposal_of_score_ze
     np.testing.assert_allclose(out.scores, [0.9, 0.9, 0.0])
 
 
+def test_a_text_proposal_has_the_rough_mask_of_its_best_detection() -> None:
+    rough = np.stack([np.full((2, 3), value, np.float32) for value in (1.0, 2.0, 3.0)])
+    out = propose(QUERY, Listed([0.2, 0.9, 0.5], [0, 0, 1], rough), None, (10, 20), ProposeConfig())
+    assert out.mask_logits is not None
+    assert out.mask_logits[:, 0, 0].tolist() == [1, 2, 3, 2, 3]
+    unseen = propose(QUERY, Listed([0.9], [1], rough[:1]), None, (10, 20), ProposeConfig())
+    assert unseen.mask_logits is not None
+    assert unseen.mask_logits[:, 0, 0].tolist() == [1, 0, 1]
+
+
 def test_without_a_detector_only_text_remains() -> None:
     assert propose(QUERY, None, None, (10, 20), ProposeConfig()).sources == ("text", "text")
     assert len(propose(QUERY, None, None, (10, 20), ProposeConfig(text_only=False))) == 0

@@ -135,6 +135,12 @@ def noun_only(prompt: str) -> str:
     return " ".join(_drop_leading(prompt.split(), _ARTICLES | _LOOKS))
 
 
+def bare_noun(prompt: str) -> str | None:
+    """Return the noun of a phrase that also says how its thing looks, None for a plain one such as "a car"."""
+    noun = noun_only(prompt)
+    return None if noun == without_article(prompt) else noun
+
+
 def _drop_leading(words: list[str], unwanted: set[str]) -> list[str]:
     while len(words) > 1 and words[0].casefold().strip(",") in unwanted:
         words = words[1:]

@@ -22,8 +22,8 @@ class ProposeConfig:
         max_per_phrase: most detector boxes kept for one phrase.
         max_total: most proposals for one picture, however many phrases are asked; each phrase's best come first,
             then each one's second best, and so on.
-        text_only: whether each phrase also becomes a proposal without a box, carried by SAM's text token alone.
-            Needs a text prompt and a segmenter that takes text tokens.
+        text_only: whether each phrase also becomes a proposal without a box, carried by SAM's text token and the
+            detector's rough mask, where it gives any. Needs a text prompt and a segmenter that takes text tokens.
     """
 
     detector_threshold: float = 0.1
@@ -62,12 +62,21 @@ def propose(
 
 
 def _text_proposals(found: Proposals, phrases: int, size_hw: tuple[int, int]) -> Proposals:
-    """Return one proposal a phrase without a box; its score is that of its best detection, or 0."""
+    """Return one proposal a phrase without a box; its score is that of its best detection, or 0.
+
+    It has the rough mask of that detection, if there is one: a box that is too small holds what is drawn in it back.
+    """
     height, width = size_hw
     whole = np.tile(np.array([0, 0, width, height], np.float32), (phrases, 1))
     scores = np.zeros(phrases, np.float32)
-    np.maximum.at(scores, found.phrase_index, found.scores)
-    return Proposals(whole, scores, np.arange(phrases), ("text",) * phrases)
+    best = np.flatnonzero(place_in_phrase(found.scores, found.phrase_index) == 0)  # of each phrase that was seen
+    seen = found.phrase_index[best]
+    scores[seen] = found.scores[best]
+    masks = None
+    if found.mask_logits is not None:
+        masks = np.zeros((phrases, *found.mask_logits.shape[1:]), np.float32)
+        masks[seen] = found.mask_logits[best]
+    return Proposals(whole, scores, np.arange(phrases), ("text",) * phrases, masks)
 
 
 def user_proposals(boxes_xyxy: Float, phrase_index: Int) -> Proposals:

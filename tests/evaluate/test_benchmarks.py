@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,21 @@ from tests.fakes import fake_pipeline
 from textseg.evaluate.pages import Material
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+COMMANDS = sorted(path.name for path in FOLDER.glob("*.py") if "def main(" in path.read_text())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_benchmark_starts(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr(sys, "argv", [command, "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(FOLDER / command), run_name="__main__")
+    assert not stopped.value.code
+    assert command in capsys.readouterr().out
 
 
 def test_ablation_has_a_line_for_every_ranking(data_root: Path) -> None:

@@ -101,6 +101,22 @@ def test_rough_masks_are_low_far_from_their_box(detector: NanoDetector) -> None:
         assert (logits[:, outside] <= -11.9).all()
 
 
+def test_how_far_a_red_car_reaches_is_asked_of_the_car_too(network: NanoNetwork) -> None:
+    detector = NanoDetector(network, FakeEncoder(), ProposalConfig(image_size=320))
+    encoded = detector.encode(picture(60, 80))  # at stride 4 its maps have a place for each pixel
+    found = detector.detect(encoded, ["a dog", "the red car"], 0.0)
+    assert found.mask_logits is not None
+    with torch.inference_mode():
+        codes = network.text(torch.from_numpy(FakeEncoder().encode_text(["a dog", "the red car", "car"]))[None])
+        dog, red_car, car = network.match_pixels(encoded.features, codes)[0]
+    for phrase, expected in enumerate((dog, (red_car + car) / 2)):
+        row = int(np.flatnonzero(found.phrase_index == phrase)[0])
+        x0, y0, x1, y1 = found.boxes_xyxy[row].round().astype(int)
+        inside = np.s_[y0 + 1 : y1 - 1, x0 + 1 : x1 - 1]
+        assert expected[inside].numel()
+        np.testing.assert_allclose(found.mask_logits[row][inside], expected[inside].numpy(), atol=1e-4)
+
+
 def test_nothing_found_is_an_empty_value(detector: NanoDetector) -> None:
     encoded = detector.encode(picture(32, 32))
     assert len(detector.detect(encoded, ["a car"], 1.1)) == 0

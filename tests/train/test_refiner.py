@@ -90,6 +90,16 @@ def test_what_a_pipeline_is_about_to_draw_again_is_kept_with_what_it_covers(tmp_
     np.testing.assert_array_equal(loaded[0].box_xyxy, roughs[0].box_xyxy)
 
 
+def test_a_pipeline_is_asked_for_things_by_their_colours_too() -> None:
+    """Both squares are squares, but one is red: masks of "the red thing" are kept with that one alone."""
+    red, other = sample().objects
+    things = [replace(red, name="square", color="red"), replace(other, name="square", color=None)]
+    asks = refiner_roughs.asks_of(things, np.random.default_rng(0))
+    assert asks == [("square", None), ("square", "red")]
+    assert [refiner_roughs.is_meant(thing, *asks[0]) for thing in things] == [True, True]
+    assert [refiner_roughs.is_meant(thing, *asks[1]) for thing in things] == [True, False]
+
+
 def test_masks_of_something_else_are_thinned_out(tmp_path: Path) -> None:
     nothing, box = np.zeros((4, 4), np.float16), np.zeros(4, np.float32)
     kept = [Rough("scene", number, -1 if number % 2 else 0, nothing, box) for number in range(40)]

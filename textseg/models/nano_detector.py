@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from textseg.errors import WeightsError
+from textseg.language import bare_noun
 from textseg.models import nano_files
 from textseg.models.nano_boxes import ProposalConfig, find_boxes
 from textseg.models.nano_network import PIXEL_STRIDE, Features, NanoNetwork, NetworkConfig, TextCodes
@@ -113,7 +114,8 @@ class NanoDetector:
         """Return boxes scoring at least `threshold`, best first within a phrase, each with its rough mask.
 
         ``mask_logits`` are at a quarter of the network's input resolution, over the unpadded picture;
-        outside a slightly grown box they are strongly negative.
+        outside a slightly grown box they are strongly negative. Boxes are of the whole phrase; how far the thing
+        reaches is asked of its noun as well, for the wheels of a red car are black.
         """
         parts = [
             self._detect_chunk(encoded, prompts[start : start + self.config.chunk], start, threshold)
@@ -163,7 +165,7 @@ class NanoDetector:
         (height, width), (scale_x, scale_y) = frame.original_hw, frame.scale_xy
         boxes = (found.boxes_xyxy / torch.tensor([scale_x, scale_y] * 2)).numpy()
         boxes = _at_least_a_pixel(np.clip(boxes, 0, np.array([width, height] * 2, np.float32)), width, height)
-        maps = _unpadded(answers.maps[0], frame)[found.phrase_index].numpy()
+        maps = _unpadded(self._extents(encoded, prompts, answers.maps[0]), frame)[found.phrase_index].numpy()
         return Proposals(
             boxes,
             found.scores.clamp(0, 1).numpy(),
@@ -171,6 +173,15 @@ class NanoDetector:
             ("detector",) * len(boxes),
             _limited(maps, boxes, frame.original_hw, self.config.grow),
         )
+
+    def _extents(self, encoded: NanoEncoded, prompts: Sequence[str], maps: Tensor) -> Tensor:
+        """Return (T, h, w): the phrases' maps; where one says how its thing looks, the mean with its noun's map."""
+        bare = {i: noun for i, prompt in enumerate(prompts) if (noun := bare_noun(prompt)) is not None}
+        if not bare:
+            return maps
+        rows = torch.tensor(list(bare))
+        of_nouns = self.network.match_pixels(encoded.features, self._codes(list(bare.values())))[0]
+        return maps.index_copy(0, rows, (maps[rows] + of_nouns) / 2)
 
 
 def _pooled(encoded: NanoEncoded, masks: Bool) -> Tensor:

@@ -2,8 +2,9 @@
 
     python -m textseg.train.refiner_roughs --preset nano --data DIR --out FILE
 
-Training pictures are asked for what is in them, by name and by box, with a recorder in the refiner's place. Each mask
-that it is handed is kept with the thing that was meant, if it overlaps one, and with the detector's map of the name.
+Training pictures are asked for what is in them, by name, by colour and name, and by box, with a recorder in the
+refiner's place. Each mask that it is handed is kept with the thing that was meant, if it overlaps one, and with the
+detector's map of the phrase.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ LEAST_IOU = 0.3
 Half = NDArray[np.float16]
 
 _SIDE = 96
-_NAMES = 8  # asked for in one picture
+_NAMES = 6  # asked for in one picture
+_COLORED = 4  # and with their colours
 _OF_A_NAME = 5
 
 
@@ -109,10 +111,10 @@ def collect(pipeline: Pipeline, samples: Iterator[tuple[str, int, Sample]], rng:
         if not labels:
             continue
         picture, of_one = pipeline.open(sample.image_rgb), functools.partial(_kept, source, number, sample.objects)
-        names = sorted({sample.objects[i].name for i in labels})
-        for name in rng.permutation(names)[:_NAMES]:
-            picture.segment([str(name)], threshold=0.0)
-            found += of_one([i for i in labels if sample.objects[i].name == name], recorder.take())
+        asks = asks_of([sample.objects[i] for i in labels], rng)
+        for name, color in asks:
+            picture.segment([name if color is None else f"the {color} {name}"], threshold=0.0)
+            found += of_one([i for i in labels if is_meant(sample.objects[i], name, color)], recorder.take())
         size_wh = sample.image_rgb.shape[1], sample.image_rgb.shape[0]
         drawn = [sp.jitter_box(sample.objects[i].box_xyxy, size_wh, rng) for i in labels]
         boxes = geometry.clip_boxes(np.stack(drawn), (size_wh[1], size_wh[0]))
@@ -121,6 +123,19 @@ def collect(pipeline: Pipeline, samples: Iterator[tuple[str, int, Sample]], rng:
             picture.segment(box=boxes, multimask=False)
             found += of_one(labels, recorder.take())
     return found
+
+
+def asks_of(things: Sequence[LabelledObject], rng: np.random.Generator) -> list[tuple[str, str | None]]:
+    """Return some of the things' names without a colour, and some with: a red car's wheels belong to it too."""
+    plain = sorted({thing.name for thing in things})
+    colored = sorted({(thing.name, thing.color) for thing in things if thing.color is not None})
+    asks: list[tuple[str, str | None]] = [(plain[i], None) for i in rng.permutation(len(plain))[:_NAMES]]
+    return asks + [colored[i] for i in rng.permutation(len(colored))[:_COLORED]]
+
+
+def is_meant(thing: LabelledObject, name: str, color: str | None) -> bool:
+    """Whether a thing has the name, and the colour if one is asked for."""
+    return thing.name == name and color in (None, thing.color)
 
 
 def _kept(
