@@ -86,9 +86,49 @@ def test_nothing_to_draw_leaves_the_candidates_as_they_are() -> None:
     assert drawn(proposals, candidates, RedrawConfig()) is candidates
 
 
-@pytest.mark.parametrize("setting", [{"per_phrase": -1}, {"total": -2}])
-def test_a_negative_budget_is_refused(setting: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match="expected 0 or more"):
+@pytest.mark.parametrize("looks", [1, 2, 3])
+def test_without_a_box_another_look_is_taken_around_what_was_drawn(looks: int) -> None:
+    class Shrink(Stamp):
+        """Looks at the whole mask that it is given, and draws a thing of half its size."""
+
+        def refine(self, image: Image, logits: Float, boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
+            shown = np.stack([closeup.extent(mask > 0, image.size_hw) for mask in logits])
+            closeups = super().refine(image, logits, np.where(np.isnan(boxes_xyxy), shown, boxes_xyxy), hints)
+            near = np.full_like(closeups.logits, -8)
+            near[:, 3:5, 3:5] = 8
+            return Closeups(closeups.windows, near, closeups.predicted_iou)
+
+    proposals, candidates = given([0, 1], [0.9, 0.8])
+    boxes = proposals.boxes_xyxy.copy()
+    boxes[1] = np.nan
+    refiner, image = Shrink(), fake_pipeline().open(scene((40, 40), {})).image
+    prompts = user_prompts(np.arange(2), boxes_xyxy=boxes)
+    after = redraw(refiner, image, proposals, prompts, candidates, RedrawConfig(unboxed_looks=looks))
+    assert refiner.asked == [2, *[1] * (looks - 1)]  # the one with a box is looked at once
+    assert after.closeups is not None
+    first = redraw(Shrink(), image, proposals, prompts, candidates, RedrawConfig())
+    assert first.closeups is not None
+    np.testing.assert_array_equal(after.closeups.windows[0], first.closeups.windows[0])
+    halved = first.closeups.windows[1, 2] / 2 ** (looks - 1)  # from look to look around what was drawn
+    assert after.closeups.windows[1, 2] == pytest.approx(halved, rel=0.2)
+
+
+def test_where_nothing_was_drawn_there_is_nothing_to_look_at_again() -> None:
+    class Blank(Stamp):
+        def refine(self, image: Image, logits: Float, boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
+            closeups = super().refine(image, logits, boxes_xyxy, hints)
+            return Closeups(closeups.windows, np.full_like(closeups.logits, -8), closeups.predicted_iou)
+
+    proposals, candidates = given([0], [0.9])
+    prompts = user_prompts(np.arange(1), boxes_xyxy=np.full((1, 4), np.nan, np.float32))
+    refiner, image = Blank(), fake_pipeline().open(scene((40, 40), {})).image
+    redraw(refiner, image, proposals, prompts, candidates, RedrawConfig(unboxed_looks=3))
+    assert refiner.asked == [1]
+
+
+@pytest.mark.parametrize(("setting", "least"), [({"per_phrase": -1}, 0), ({"total": -2}, 0), ({"unboxed_looks": 0}, 1)])
+def test_a_budget_too_small_is_refused(setting: dict[str, int], least: int) -> None:
+    with pytest.raises(ConfigError, match=f"expected {least} or more"):
         RedrawConfig(**setting)
 
 

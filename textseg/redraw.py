@@ -6,7 +6,7 @@ crop around each mask. It is asked before the ranking, so that every score part 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import product
 
 import numpy as np
@@ -15,7 +15,7 @@ from textseg import closeup, geometry
 from textseg.errors import ConfigError
 from textseg.propose import place_in_phrase
 from textseg.protocols import MaskRefiner
-from textseg.types import Bool, Candidates, Float, Image, Int, Prompts, Proposals
+from textseg.types import Bool, Candidates, Closeups, Float, Image, Int, Prompts, Proposals
 
 OUTSIDE = -8.0
 """Logit of what lies outside a closeup: it was drawn in full."""
@@ -29,15 +29,18 @@ class RedrawConfig:
         per_phrase: most prompts of one phrase, those of the best proposals first.
         total: most prompts in one call, however many phrases: each phrase's best first. The caller's own boxes,
             points and masks are always drawn again.
+        unboxed_looks: how often a mask is drawn whose prompt has no box: each time a closer look is taken around what
+            was drawn before, for the segmenter's mask says only roughly where the thing is.
     """
 
     per_phrase: int = 8
     total: int = 24
+    unboxed_looks: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("per_phrase", "total"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name}: got {getattr(self, name)}, expected 0 or more")
+        for name, least in (("per_phrase", 0), ("total", 0), ("unboxed_looks", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name}: got {getattr(self, name)}, expected {least} or more")
 
 
 def redraw(
@@ -75,7 +78,10 @@ def redraw(
     unlike, owner = closeup.distinct(rough > 0)  # one thing found for two phrases is drawn once
     index = np.where(index >= 0, owner[index], -1)
     drawn = prompt[unlike]
-    closeups = refiner.refine(image, rough[unlike], prompts.boxes_xyxy[drawn], _hints(prompts, own, drawn))
+    boxes, hints = prompts.boxes_xyxy[drawn], _hints(prompts, own, drawn)
+    closeups = refiner.refine(image, rough[unlike], boxes, hints)
+    for _ in range(config.unboxed_looks - 1):
+        closeups = _look_again(refiner, image, closeups, boxes, hints, (inside.shape[-2], inside.shape[-1]))
     for n, (near, window) in enumerate(zip(closeups.logits, closeups.windows, strict=True)):
         inside[index == n] = closeup.paste(near, window, image.size_hw, inside.shape[-2:], OUTSIDE)
     return replace(candidates, logits=logits, closeups=closeups, closeup_index=index)
@@ -86,6 +92,27 @@ def _hints(prompts: Prompts, own: Bool, drawn: Int) -> Float | None:
     if prompts.mask_logits is None:
         return None
     return np.where(own[drawn, None, None], np.float32(0), prompts.mask_logits[drawn])
+
+
+def _look_again(
+    refiner: MaskRefiner,
+    image: Image,
+    closeups: Closeups,
+    boxes_xyxy: Float,
+    hints: Float | None,
+    rough_hw: tuple[int, int],
+) -> Closeups:
+    """Return the closeups; those without a box, unless nothing was drawn, from a look around what was drawn."""
+    rows = np.flatnonzero(np.isnan(boxes_xyxy).any(axis=1) & (closeups.logits > 0).any(axis=(1, 2)))
+    if not len(rows):
+        return closeups
+    near = zip(closeups.logits[rows], closeups.windows[rows], strict=True)
+    rough = np.stack([closeup.paste(mask, window, image.size_hw, rough_hw, OUTSIDE) for mask, window in near])
+    again = refiner.refine(image, rough, boxes_xyxy[rows], None if hints is None else hints[rows])
+    whole = {field.name: getattr(closeups, field.name).copy() for field in fields(Closeups)}
+    for name, values in whole.items():
+        values[rows] = getattr(again, name)
+    return Closeups(**whole)
 
 
 def _likeliest(proposals: Proposals, prompts: Prompts, own: Bool, config: RedrawConfig) -> list[int]:
