@@ -146,5 +146,20 @@ def test_nouns(prompt: str, bare: str, noun: str) -> None:
     assert language.bare_noun(prompt) == (None if bare == noun else noun)
 
 
+def test_a_thing_of_one_colour_is_of_no_other() -> None:
+    others = language.other_colors("the Red car")
+    assert len(others) == 10
+    assert "the blue car" in others
+    assert "the red car" not in others
+    assert language.other_colors("a grey cat") == language.other_colors("a gray cat")
+    assert "a gray cat" not in language.other_colors("a grey cat")
+    assert "a red orange" in language.other_colors("a green orange")
+
+
+@pytest.mark.parametrize("prompt", ["a car", "orange", "the orange", "redwood tree"])
+def test_where_no_colour_is_said_there_is_no_other(prompt: str) -> None:
+    assert language.other_colors(prompt) == ()
+
+
 def test_contrast_phrases_are_valid() -> None:
     assert len(language.query(language.GENERIC_BACKGROUND)) == len(language.GENERIC_BACKGROUND)

@@ -10,6 +10,7 @@ import pytest
 
 from textseg import choose, rank
 from textseg.errors import ConfigError
+from textseg.language import COLORS
 from textseg.rank import RankConfig
 from textseg.types import Bool, Candidates, Float, Frame, Image, Int, Phrase, Prompts, Proposals, Query
 from textseg.vocabulary import Vocabulary
@@ -157,12 +158,13 @@ def test_agreement_without_rough_masks_compares_boxes() -> None:
 
 
 class TwoColorClip:
-    """Embeds a crop by its mean red and blue, a text by the colour word in it."""
+    """Embeds a crop by its mean red and blue, a text by the word for a colour, or for a warm or a cold one, in it."""
 
     model_id, dim, logit_scale = "two-colors", 3, 20.0
 
     def encode_text(self, texts: list[str]) -> np.ndarray:
-        table = {"red": [1, 0, 0], "blue": [0, 1, 0]}
+        table = {"red": [1, 0, 0], "warm": [1, 0, 0], "blue": [0, 1, 0], "cold": [0, 1, 0]}
+        table |= {color: [0, 0, -1] for color in COLORS if color not in table}
         return np.array([next((v for k, v in table.items() if k in t), [0, 0, 1]) for t in texts], np.float32)
 
     def encode_images(self, crops: list[np.ndarray]) -> np.ndarray:
@@ -199,23 +201,23 @@ def test_clip_sees_the_masked_crop_and_contrasts_phrases() -> None:
 
 def test_a_clips_own_nouns_are_rivals_but_not_what_the_phrase_means() -> None:
     class Knowing(TwoColorClip):
-        vocabulary = Vocabulary((("blue car", "car"), ("blue dog",)), NO_KIN, np.array([[0, 1, 0]] * 2, np.float32))
+        vocabulary = Vocabulary((("cold car", "car"), ("cold dog",)), NO_KIN, np.array([[0, 1, 0]] * 2, np.float32))
 
     rgb = np.zeros((4, 4, 3), np.uint8)
     rgb[..., 0], rgb[..., 2] = 200, 255  # more blue than red
     image = Image(rgb, "test", "3" * 64)
     proposals, prompts, candidates = stages([[LEFT]], [0.5], [0])
-    config = RankConfig(weights={"clip": 1.0}, backgrounds=("grey",))
+    config = RankConfig(weights={"clip": 1.0}, backgrounds=("dust",))
 
     def clip_part(clip: TwoColorClip, text: str) -> float:
         return float(rank.score(image, query(text), proposals, prompts, candidates, clip, config).parts["clip"][0])
 
-    assert clip_part(TwoColorClip(), "red thing") > 0.9
-    assert clip_part(Knowing(), "red thing") < 0.1, "both blue nouns fit better"
-    assert clip_part(Knowing(), "red car") == pytest.approx(clip_part(Knowing(), "red box"), abs=0.1)
+    assert clip_part(TwoColorClip(), "warm thing") > 0.9
+    assert clip_part(Knowing(), "warm thing") < 0.1, "both cold nouns fit better"
+    assert clip_part(Knowing(), "warm car") == pytest.approx(clip_part(Knowing(), "warm box"), abs=0.1)
     one = Knowing()
-    one.vocabulary = Vocabulary((("blue car", "car"),), NO_KIN, np.array([[0, 1, 0]], np.float32))
-    assert clip_part(one, "red car") > 0.9, "the car may be the phrase's own"
+    one.vocabulary = Vocabulary((("cold car", "car"),), NO_KIN, np.array([[0, 1, 0]], np.float32))
+    assert clip_part(one, "warm car") > 0.9, "the car may be the phrase's own"
 
 
 def test_a_temperature_divides_clips_log_odds() -> None:
@@ -224,7 +226,9 @@ def test_a_temperature_divides_clips_log_odds() -> None:
     odds = []
     for temperature in (1.0, 2.0):
         config = RankConfig(clip_temperature=temperature)
-        scored = rank.score(image, query("red car", "blue car"), proposals, prompts, candidates, TwoColorClip(), config)
+        scored = rank.score(
+            image, query("warm car", "cold car"), proposals, prompts, candidates, TwoColorClip(), config
+        )
         odds.append(float(rank.log_odds(scored.parts["clip"])[0]))
     assert 0 < odds[1] == pytest.approx(odds[0] / 2, rel=1e-4)
 
@@ -235,13 +239,28 @@ def test_phrases_of_one_group_do_not_compete() -> None:
     image = Image(rgb, "test", "2" * 64)
     proposals, prompts, candidates = stages([[LEFT]], [0.5], [0])
     config = RankConfig(weights={"clip": 1.0})
-    apart = query("red car", "blue car")
+    apart = query("warm car", "cold car")
     joined = Query(tuple(replace(phrase, group="car") for phrase in apart.phrases))
     parts = [
         rank.score(image, q, proposals, prompts, candidates, TwoColorClip(), config).parts["clip"][0]
         for q in (apart, joined)
     ]
     assert parts[0] < 0.55 < 0.9 < parts[1]
+
+
+def test_the_same_in_another_colour_is_a_rival_unless_it_may_mean_the_same() -> None:
+    image = Image(np.full((4, 4, 3), (200, 0, 255), np.uint8), "test", "6" * 64)  # more blue than red
+    proposals, prompts, candidates = stages([[LEFT]], [0.5], [0])
+
+    def clip_part(q: Query) -> float:
+        scored = rank.score(image, q, proposals, prompts, candidates, TwoColorClip(), RankConfig())
+        return float(scored.parts["clip"][0])
+
+    alone = clip_part(query("red car"))
+    assert alone < 0.2 < 0.9 < clip_part(query("warm car"))
+    assert clip_part(query("red car", "blue car")) == pytest.approx(alone, abs=1e-5), "it counts once"
+    one_class = Query(tuple(replace(phrase, group="car") for phrase in query("red car", "blue car").phrases))
+    assert clip_part(one_class) > 0.9
 
 
 def test_clip_does_not_look_twice_at_the_same_mask() -> None:

@@ -141,6 +141,20 @@ def bare_noun(prompt: str) -> str | None:
     return None if noun == without_article(prompt) else noun
 
 
+def other_colors(prompt: str) -> tuple[str, ...]:
+    """Return the prompt with each other colour in place of its own: what "the red car" is not.
+
+    There are none where no colour is said of something; "orange" alone is the fruit.
+    """
+    words = prompt.split()
+    for i, word in enumerate(words[:-1]):
+        own = word.casefold()
+        if own in COLORS:
+            others = [color for color in COLORS if color not in (own, "grey") and {color, own} != {"gray", "grey"}]
+            return tuple(" ".join([*words[:i], color, *words[i + 1 :]]) for color in others)
+    return ()
+
+
 def _drop_leading(words: list[str], unwanted: set[str]) -> list[str]:
     while len(words) > 1 and words[0].casefold().strip(",") in unwanted:
         words = words[1:]

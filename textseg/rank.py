@@ -14,6 +14,7 @@ import numpy as np
 from textseg import closeup, geometry
 from textseg.crops import masked_crops
 from textseg.errors import ConfigError, nearest
+from textseg.language import other_colors
 from textseg.matmul import matmul
 from textseg.propose import place_in_phrase
 from textseg.protocols import ImageTextEncoder, KnowsNouns
@@ -283,23 +284,38 @@ def _clip_part(
 def _contrasts(query: Query, texts: Float, clip: ImageTextEncoder, config: RankConfig) -> list[Float]:
     """Return for each phrase what it must beat, float32 (N, D).
 
-    That is the other phrases, its own negatives, the generic backgrounds and, where the CLIP brings a vocabulary, all
-    nouns that the phrase does not mean.
+    That is the other phrases, its own negatives, the same in other colours, the generic backgrounds and, where the CLIP
+    brings a vocabulary, all nouns that the phrase does not mean.
     """
     backgrounds = clip.encode_text(config.backgrounds)  # (B, D)
     different = matmul(texts, texts.T) < config.synonym_similarity  # (Q, Q)
     rivals = different & _of_other_groups(query)  # (Q, Q): which phrases contrast with which
+    asked = {prompt: i for i, prompt in enumerate(query.prompts)}
+    denied = _denied(query)
+    row_of = {text: row for row, text in enumerate({text: None for texts_of in denied for text in texts_of})}
+    denials = clip.encode_text(list(row_of)) if row_of else texts[:0]
     vocabulary = clip.vocabulary if isinstance(clip, KnowsNouns) else None
     found = []
     for own, phrase in enumerate(query.phrases):
-        contrast = [texts[rivals[own]], backgrounds]
-        if phrase.negatives:
-            contrast.append(clip.encode_text(phrase.negatives))
+        rivals[own, [asked[text] for text in denied[own] if text in asked]] = False  # each counts once
+        contrast = [texts[rivals[own]], denials[[row_of[text] for text in denied[own]]], backgrounds]
         if vocabulary is not None:
             rivals_of = vocabulary.rivals(phrase.prompt, texts[own], config.synonym_similarity)
             contrast.append(vocabulary.embeddings[rivals_of])
         found.append(np.concatenate(contrast))
     return found
+
+
+def _denied(query: Query) -> list[list[str]]:
+    """Return what each phrase says it is not: its negatives, and the same in colours that its group does not have."""
+    of_group: dict[str, set[str]] = {}
+    for phrase in query.phrases:
+        of_group.setdefault(phrase.group, set()).add(phrase.prompt)
+    of_group[""] = set()  # those mean nothing but themselves
+    return [
+        [*phrase.negatives, *(text for text in other_colors(phrase.prompt) if text not in of_group[phrase.group])]
+        for phrase in query.phrases
+    ]
 
 
 def _of_other_groups(query: Query) -> Bool:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from textseg.errors import WeightsError
+from textseg.language import other_colors
 from textseg.models.nano_boxes import ProposalConfig
 from textseg.models.nano_detector import (
     NanoDetector,
@@ -194,7 +195,8 @@ def test_a_region_is_named_by_the_mean_of_its_pixels_against_the_likeliest_other
     quarters = encoded.features.pixels[0, :, :8, :16].unflatten(1, (2, 4)).unflatten(3, (2, 8)).mean((2, 4))
     for i, (row, column, phrase, rivals) in enumerate([(0, 0, 0, [1, 2]), (1, 1, 0, [1, 2]), (0, 0, 1, [0, 2])]):
         place = encoded.features._replace(pixels=quarters[None, :, row : row + 1, column : column + 1])
-        texts = torch.from_numpy(NounEncoder().encode_text([prompts[phrase], *(NOUNS[r][0] for r in rivals)]))
+        others = (*(NOUNS[r][0] for r in rivals), *other_colors(prompts[phrase]))  # "the blue dog" is none either
+        texts = torch.from_numpy(NounEncoder().encode_text([prompts[phrase], *others]))
         logits = network.match_pixels(place, network.text(texts[None])).flatten()
         expected = ((logits[0] + logits[0] - logits[1:].max()) / 4).sigmoid()
         assert got[i] == pytest.approx(float(expected), abs=1e-4)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from textseg.errors import WeightsError
-from textseg.language import bare_noun
+from textseg.language import bare_noun, other_colors
 from textseg.models import nano_files
 from textseg.models.nano_boxes import ProposalConfig, find_boxes
 from textseg.models.nano_network import PIXEL_STRIDE, Features, NanoNetwork, NetworkConfig, TextCodes
@@ -129,8 +129,8 @@ class NanoDetector:
     ) -> Float | None:
         """See ``NamesRegions``: each region's mean pixel code is matched with its phrase and with all nouns.
 
-        The log-odds are the mean of the phrase's own logit and of its lead over the likeliest noun that it does not
-        mean; halved, since the ranking cuts log-odds off at ±5.
+        The log-odds are the mean of the phrase's own logit and of its lead over the likeliest noun, or colour, that it
+        does not mean; halved, since the ranking cuts log-odds off at ±5.
         """
         vocabulary = self.encoder.vocabulary if isinstance(self.encoder, KnowsNouns) else None
         if vocabulary is None:
@@ -145,8 +145,12 @@ class NanoDetector:
         odds = np.empty(len(masks), np.float32)
         for phrase, logits in zip(named.tolist(), phrases, strict=True):
             of = phrase_index == phrase
-            rivals = nouns[vocabulary.rivals(prompts[phrase], texts[phrase])][:, of]
-            odds[of] = (logits[of] + (logits[of] - rivals.max(axis=0, initial=_OUTSIDE))) / 4
+            rivals = nouns[vocabulary.rivals(prompts[phrase], texts[phrase])]
+            if others := other_colors(prompts[phrase]):
+                rivals = np.concatenate(
+                    [rivals, self.network.match_pixels(places, self._codes(others))[0, :, 0].numpy()]
+                )
+            odds[of] = (logits[of] + (logits[of] - rivals[:, of].max(axis=0, initial=_OUTSIDE))) / 4
         return np.asarray(1 / (1 + np.exp(-odds)), np.float32)
 
     def _codes(self, prompts: Sequence[str]) -> TextCodes:
