@@ -16,10 +16,13 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from tests.fakes import BLUE_BOX, fake_pipeline, scene
+from textseg.build import load
 from textseg.demo import viewer
 from textseg.demo.limits import Limits, told
-from textseg.demo.segment_tab import ADD, BOX, NEW, TAKE, SegmentTab, Shown
+from textseg.demo.segment_tab import ADD, BOX, EXAMPLE_PHRASES, EXAMPLES, NEW, TAKE, SegmentTab, Shown
 from textseg.errors import ImageError, PromptError, QueryError
+from textseg.language import split_list
+from textseg.pipeline import Pipeline
 
 SLIDERS = (0.5, 0.6, 0.0)
 
@@ -254,3 +257,17 @@ def test_viewer_with_no_mask_and_many() -> None:
     boxes = {name: (8 * i, 8, 8 * i + 6, 40) for i, name in enumerate(["red", "blue", "green", "yellow"])}
     many = pipeline(scene(boxes=boxes), list(boxes))
     assert len(json.loads(viewer.show(many.image, many))["masks"]) == 4
+
+
+@pytest.fixture(scope="module")
+def nano() -> Pipeline:
+    return load("nano")
+
+
+@pytest.mark.parametrize(("picture", "line"), EXAMPLE_PHRASES.items())
+def test_nano_finds_what_a_visitor_tries_first(picture: str, line: str, nano: Pipeline) -> None:
+    """Each phrase has one mask, and it is of a thing rather than of a speck."""
+    phrases = split_list(line)
+    found = nano(EXAMPLES / picture, phrases)
+    assert list(found.labels) == phrases
+    assert (found.masks.mean(axis=(1, 2)) > 0.05).all()

@@ -20,7 +20,7 @@ from textseg.result import Result
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 EXAMPLE_PHRASES = {
     "street.jpg": "the red car, the blue car",
-    "chelsea.jpg": "an animal",
+    "coffee.jpg": "a cup",
     "astronaut.jpg": "a person",
 }
 """What a visitor tries first: nano finds all of these."""
