@@ -148,9 +148,9 @@ def other_colors(prompt: str) -> tuple[str, ...]:
     """
     words = prompt.split()
     for i, word in enumerate(words[:-1]):
-        own = word.casefold()
+        own = word.casefold().replace("grey", "gray")
         if own in COLORS:
-            others = [color for color in COLORS if color not in (own, "grey") and {color, own} != {"gray", "grey"}]
+            others = [color for color in COLORS if color not in (own, "grey")]
             return tuple(" ".join([*words[:i], color, *words[i + 1 :]]) for color in others)
     return ()
 

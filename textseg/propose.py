@@ -69,13 +69,12 @@ def _text_proposals(found: Proposals, phrases: int, size_hw: tuple[int, int]) ->
     height, width = size_hw
     whole = np.tile(np.array([0, 0, width, height], np.float32), (phrases, 1))
     scores = np.zeros(phrases, np.float32)
-    best = np.flatnonzero(place_in_phrase(found.scores, found.phrase_index) == 0)  # of each phrase that was seen
-    seen = found.phrase_index[best]
-    scores[seen] = found.scores[best]
+    best = found[place_in_phrase(found.scores, found.phrase_index) == 0]  # of each phrase that was seen
+    scores[best.phrase_index] = best.scores
     masks = None
-    if found.mask_logits is not None:
-        masks = np.zeros((phrases, *found.mask_logits.shape[1:]), np.float32)
-        masks[seen] = found.mask_logits[best]
+    if best.mask_logits is not None:
+        masks = np.zeros((phrases, *best.mask_logits.shape[1:]), np.float32)
+        masks[best.phrase_index] = best.mask_logits
     return Proposals(whole, scores, np.arange(phrases), ("text",) * phrases, masks)
 
 

@@ -288,17 +288,18 @@ def _contrasts(query: Query, texts: Float, clip: ImageTextEncoder, config: RankC
     brings a vocabulary, all nouns that the phrase does not mean.
     """
     backgrounds = clip.encode_text(config.backgrounds)  # (B, D)
-    different = matmul(texts, texts.T) < config.synonym_similarity  # (Q, Q)
-    rivals = different & _of_other_groups(query)  # (Q, Q): which phrases contrast with which
-    asked = {prompt: i for i, prompt in enumerate(query.prompts)}
-    denied = _denied(query)
-    row_of = {text: row for row, text in enumerate({text: None for texts_of in denied for text in texts_of})}
-    denials = clip.encode_text(list(row_of)) if row_of else texts[:0]
+    apart = _of_other_groups(query)  # (Q, Q)
+    rivals = apart & (matmul(texts, texts.T) < config.synonym_similarity)  # (Q, Q): which phrases contrast with which
+    denied = [_denied(query, own, apart[own]) for own in range(len(query))]
+    every = [text for of_one in denied for text in of_one]
+    embedded = clip.encode_text(every) if every else texts[:0]
+    denials = np.split(embedded, np.cumsum([len(of_one) for of_one in denied])[:-1])
+    number = {prompt: i for i, prompt in enumerate(query.prompts)}
     vocabulary = clip.vocabulary if isinstance(clip, KnowsNouns) else None
     found = []
     for own, phrase in enumerate(query.phrases):
-        rivals[own, [asked[text] for text in denied[own] if text in asked]] = False  # each counts once
-        contrast = [texts[rivals[own]], denials[[row_of[text] for text in denied[own]]], backgrounds]
+        rivals[own, [number[text] for text in denied[own] if text in number]] = False  # each counts once
+        contrast = [texts[rivals[own]], denials[own], backgrounds]
         if vocabulary is not None:
             rivals_of = vocabulary.rivals(phrase.prompt, texts[own], config.synonym_similarity)
             contrast.append(vocabulary.embeddings[rivals_of])
@@ -306,16 +307,14 @@ def _contrasts(query: Query, texts: Float, clip: ImageTextEncoder, config: RankC
     return found
 
 
-def _denied(query: Query) -> list[list[str]]:
-    """Return what each phrase says it is not: its negatives, and the same in colours that its group does not have."""
-    of_group: dict[str, set[str]] = {}
-    for phrase in query.phrases:
-        of_group.setdefault(phrase.group, set()).add(phrase.prompt)
-    of_group[""] = set()  # those mean nothing but themselves
-    return [
-        [*phrase.negatives, *(text for text in other_colors(phrase.prompt) if text not in of_group[phrase.group])]
-        for phrase in query.phrases
-    ]
+def _denied(query: Query, own: int, apart: Bool) -> list[str]:
+    """Return what a phrase says it is not: its negatives, and the same in other colours.
+
+    What is asked for may mean the same, but for the phrases in ``apart``, bool (Q,).
+    """
+    phrase = query.phrases[own]
+    same = {query.prompts[i] for i in np.flatnonzero(~apart)}
+    return [*phrase.negatives, *(text for text in other_colors(phrase.prompt) if text not in same)]
 
 
 def _of_other_groups(query: Query) -> Bool:

@@ -81,7 +81,7 @@ def redraw(
     boxes, hints = prompts.boxes_xyxy[drawn], _hints(prompts, own, drawn)
     closeups = refiner.refine(image, rough[unlike], boxes, hints)
     for _ in range(config.unboxed_looks - 1):
-        closeups = _look_again(refiner, image, closeups, boxes, hints, (inside.shape[-2], inside.shape[-1]))
+        closeups = _look_again(refiner, image, closeups, boxes, hints, inside.shape[-2:])
     for n, (near, window) in enumerate(zip(closeups.logits, closeups.windows, strict=True)):
         inside[index == n] = closeup.paste(near, window, image.size_hw, inside.shape[-2:], OUTSIDE)
     return replace(candidates, logits=logits, closeups=closeups, closeup_index=index)

@@ -138,19 +138,19 @@ class NanoDetector:
         if self._nouns is None:
             self._nouns = self._coded(vocabulary.embeddings)
         places = encoded.features._replace(pixels=_pooled(encoded, masks))  # M regions are a row of M places
-        texts = np.asarray(self.encoder.encode_text(list(prompts)), np.float32)
         nouns = self.network.match_pixels(places, self._nouns)[0, :, 0].numpy()  # (V, M)
-        named = np.unique(phrase_index)
-        phrases = self.network.match_pixels(places, self._coded(texts[named]))[0, :, 0].numpy()  # (phrases asked, M)
+        named = np.unique(phrase_index).tolist()
+        others = [other_colors(prompts[phrase]) for phrase in named]
+        asked = [*prompts, *(text for of_one in others for text in of_one)]
+        texts = np.asarray(self.encoder.encode_text(asked), np.float32)
+        matched = [*named, *range(len(prompts), len(asked))]
+        logits = self.network.match_pixels(places, self._coded(texts[matched]))[0, :, 0].numpy()  # (matched, M)
+        own, *in_others = np.split(logits, np.cumsum([len(named), *map(len, others)])[:-1])
         odds = np.empty(len(masks), np.float32)
-        for phrase, logits in zip(named.tolist(), phrases, strict=True):
+        for i, phrase in enumerate(named):
             of = phrase_index == phrase
-            rivals = nouns[vocabulary.rivals(prompts[phrase], texts[phrase])]
-            if others := other_colors(prompts[phrase]):
-                rivals = np.concatenate(
-                    [rivals, self.network.match_pixels(places, self._codes(others))[0, :, 0].numpy()]
-                )
-            odds[of] = (logits[of] + (logits[of] - rivals[:, of].max(axis=0, initial=_OUTSIDE))) / 4
+            rivals = np.concatenate([nouns[vocabulary.rivals(prompts[phrase], texts[phrase])], in_others[i]])[:, of]
+            odds[of] = (own[i, of] + (own[i, of] - rivals.max(axis=0, initial=_OUTSIDE))) / 4
         return np.asarray(1 / (1 + np.exp(-odds)), np.float32)
 
     def _codes(self, prompts: Sequence[str]) -> TextCodes:
