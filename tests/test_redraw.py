@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -168,3 +170,36 @@ def test_the_detectors_maps_are_handed_on_and_the_callers_masks_are_not() -> Non
         assert stamp.hints is not None
         assert (stamp.hints == told).all()
         assert len(stamp.hints) == stamp.asked[0]
+
+
+class Lopsided(Stamp):
+    """A refiner that draws the left half of its window, surer of it in a picture that begins dark."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.boxes: list[list[float]] = []
+
+    def refine(self, image: Image, logits: Float, boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
+        self.boxes += boxes_xyxy.tolist()
+        drawn = super().refine(image, logits, boxes_xyxy, hints)
+        near = np.full((len(logits), 8, 8), -4, np.float32)
+        near[:, :, :4] = 8
+        claim = 0.9 if image.rgb[0, 0, 0] == 0 else 0.5
+        return Closeups(drawn.windows, near, np.full(len(logits), claim, np.float32))
+
+
+@pytest.mark.parametrize(("source", "twice"), [("user", True), ("detector", False)])
+def test_what_the_caller_points_at_is_drawn_in_the_mirror_image_too(source: str, twice: bool) -> None:
+    proposals, candidates = given([0], [1], source)
+    candidates = replace(candidates, logits=candidates.logits[:, :1], predicted_iou=candidates.predicted_iou[:, :1])
+    prompts = user_prompts(np.arange(1), boxes_xyxy=np.array([[4, 10, 24, 30]], np.float32))
+    rgb = scene((40, 40), {})
+    rgb[:, :20] = 0
+    refiner = Lopsided()
+    image = fake_pipeline().open(rgb).image
+    after = redraw(refiner, image, proposals, prompts, candidates, RedrawConfig(own_mirrored=True))
+    assert after.closeups is not None
+    assert refiner.boxes == ([[4, 10, 24, 30], [16, 10, 36, 30]] if twice else [[4, 10, 24, 30]])
+    left, right = after.closeups.logits[0, 0, 0], after.closeups.logits[0, 0, -1]
+    assert (left, right) == ((2, 2) if twice else (8, -4))
+    assert after.closeups.predicted_iou[0] == pytest.approx(0.7 if twice else 0.9)

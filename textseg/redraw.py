@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,12 +30,14 @@ class RedrawConfig:
         per_phrase: most prompts of one phrase, those of the best proposals first.
         total: most prompts in one call, however many phrases: each phrase's best first. The caller's own boxes,
             points and masks are always drawn again.
+        own_mirrored: draw those in the mirrored picture too, and take the mean of both drawings.
         unboxed_looks: how often a mask is drawn whose prompt has no box: each time a closer look is taken around what
             was drawn before, for the segmenter's mask says only roughly where the thing is.
     """
 
     per_phrase: int = 8
     total: int = 24
+    own_mirrored: bool = False
     unboxed_looks: int = 1
 
     def __post_init__(self) -> None:
@@ -78,10 +81,11 @@ def redraw(
     unlike, owner = closeup.distinct(rough > 0)  # one thing found for two phrases is drawn once
     index = np.where(index >= 0, owner[index], -1)
     drawn = prompt[unlike]
-    boxes, hints = prompts.boxes_xyxy[drawn], _hints(prompts, own, drawn)
-    closeups = refiner.refine(image, rough[unlike], boxes, hints)
+    asked = _Asked(rough[unlike], prompts.boxes_xyxy[drawn], _hints(prompts, own, drawn))
+    twice = np.flatnonzero(own[drawn] & config.own_mirrored)
+    closeups = _draw(refiner, image, asked, twice)
     for _ in range(config.unboxed_looks - 1):
-        closeups = _look_again(refiner, image, closeups, boxes, hints, inside.shape[-2:])
+        closeups = _look_again(refiner, image, asked, closeups, twice)
     for n, (near, window) in enumerate(zip(closeups.logits, closeups.windows, strict=True)):
         inside[index == n] = closeup.paste(near, window, image.size_hw, inside.shape[-2:], OUTSIDE)
     return replace(candidates, logits=logits, closeups=closeups, closeup_index=index)
@@ -94,24 +98,56 @@ def _hints(prompts: Prompts, own: Bool, drawn: Int) -> Float | None:
     return np.where(own[drawn, None, None], np.float32(0), prompts.mask_logits[drawn])
 
 
-def _look_again(
-    refiner: MaskRefiner,
-    image: Image,
-    closeups: Closeups,
-    boxes_xyxy: Float,
-    hints: Float | None,
-    rough_hw: tuple[int, int],
-) -> Closeups:
+class _Asked(NamedTuple):
+    """What a refiner is asked to draw: rough logits (N, h, w), boxes (N, 4) and hints (N, h', w'), if any."""
+
+    rough: Float
+    boxes_xyxy: Float
+    hints: Float | None
+
+    def of(self, rows: Int) -> _Asked:
+        return _Asked(self.rough[rows], self.boxes_xyxy[rows], None if self.hints is None else self.hints[rows])
+
+    def mirrored(self, width: int) -> _Asked:
+        """The same in the mirror image of a picture so many pixels wide."""
+        x0, y0, x1, y1 = self.boxes_xyxy.T
+        boxes = np.stack([width - x1, y0, width - x0, y1], axis=1)
+        return _Asked(_flipped(self.rough), boxes, None if self.hints is None else _flipped(self.hints))
+
+
+def _flipped(maps: Float) -> Float:
+    return np.ascontiguousarray(maps[:, :, ::-1])
+
+
+def _draw(refiner: MaskRefiner, image: Image, asked: _Asked, twice: Int) -> Closeups:
+    """Return the closeups; those of the rows ``twice`` are the mean of one and of one of the mirror image."""
+    closeups = refiner.refine(image, *asked)
+    if not len(twice):
+        return closeups
+    mirror = replace(image, rgb=np.ascontiguousarray(image.rgb[:, ::-1]))
+    other = refiner.refine(mirror, *asked.of(twice).mirrored(image.size_hw[1]))
+    logits = np.asarray((closeups.logits[twice] + _flipped(other.logits)) / 2, np.float32)
+    claims = np.asarray((closeups.predicted_iou[twice] + other.predicted_iou) / 2, np.float32)
+    return _replaced(closeups, twice, Closeups(closeups.windows[twice], logits, claims))
+
+
+def _look_again(refiner: MaskRefiner, image: Image, asked: _Asked, closeups: Closeups, twice: Int) -> Closeups:
     """Return the closeups; those without a box, unless nothing was drawn, from a look around what was drawn."""
-    rows = np.flatnonzero(np.isnan(boxes_xyxy).any(axis=1) & (closeups.logits > 0).any(axis=(1, 2)))
+    rows = np.flatnonzero(np.isnan(asked.boxes_xyxy).any(axis=1) & (closeups.logits > 0).any(axis=(1, 2)))
     if not len(rows):
         return closeups
     near = zip(closeups.logits[rows], closeups.windows[rows], strict=True)
-    rough = np.stack([closeup.paste(mask, window, image.size_hw, rough_hw, OUTSIDE) for mask, window in near])
-    again = refiner.refine(image, rough, boxes_xyxy[rows], None if hints is None else hints[rows])
+    size_hw, rough_hw = image.size_hw, asked.rough.shape[1:]
+    rough = np.stack([closeup.paste(mask, window, size_hw, rough_hw, OUTSIDE) for mask, window in near])
+    again = asked.of(rows)._replace(rough=rough)
+    return _replaced(closeups, rows, _draw(refiner, image, again, np.flatnonzero(np.isin(rows, twice))))
+
+
+def _replaced(closeups: Closeups, rows: Int, others: Closeups) -> Closeups:
+    """Return the closeups with others in the place of some rows."""
     whole = {field.name: getattr(closeups, field.name).copy() for field in fields(Closeups)}
     for name, values in whole.items():
-        values[rows] = getattr(again, name)
+        values[rows] = getattr(others, name)
     return Closeups(**whole)
 
 

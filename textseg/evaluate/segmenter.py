@@ -14,9 +14,10 @@ from textseg.evaluate import metrics, scene_pages
 from textseg.evaluate.outcome import Figure, Outcome, Tally
 from textseg.evaluate.pages import Material, boxes
 from textseg.evaluate.photo_pages import limited_samples
-from textseg.pipeline import Pipeline
+from textseg.pipeline import NO_PHRASE, Pipeline
 from textseg.prompt import text_tokens, user_prompts
 from textseg.propose import user_proposals
+from textseg.rank import score
 from textseg.redraw import redraw
 from textseg.segment import segment
 from textseg.types import Bool, Candidates, Image, Prompts
@@ -33,7 +34,7 @@ def sam_true_box(pipeline: Pipeline, material: Material, limit: int | None = Non
     the three chosen by the truth, and the ellipse that fills the box, which is the least to beat. Crowds and
     ccp's "person" (a union made by us) are left out. The preset's ``segment`` settings apply: nano is handed the
     box's ellipse as a rough mask, which holds nothing that the box does not. Where the preset has a mask refiner,
-    what it makes of the segmenter's answer is told beside it.
+    what the pipeline answers is told beside it: for a box the single mask, drawn again.
     """
     tally, pictures = Tally(), 0
     for name in ("coco", "ccp"):
@@ -59,6 +60,9 @@ def sam_true_box(pipeline: Pipeline, material: Material, limit: int | None = Non
 
 def sam_text_alone(pipeline: Pipeline, material: Material, limit: int | None = None) -> Outcome:
     """The segmenter given nothing but the text token of the noun, in scenes of a single thing.
+
+    Where the preset has a mask refiner, what comes of it is told beside it: each of the three masks drawn again, as
+    for a prompt of the caller's, and the best by the ranking's score, without the parts that know the phrase.
 
     Raises:
         UnsupportedError: the pipeline has no text prompt.
@@ -90,12 +94,21 @@ def _compare(pipeline: Pipeline, image: Image, prompts: Prompts, truths: list[Bo
         tally.add(BEST, kind, iou[three.predicted_iou[row].argmax()])
         tally.add(ORACLE, kind, iou.max())
     if pipeline.refiner is not None:
-        given = user_proposals(np.zeros((len(rows), 4), np.float32), np.zeros(len(rows), np.int64))
-        drawn = redraw(pipeline.refiner, image, given, prompts, three, pipeline.config.redraw)
-        for mask, truth in zip(full_size(drawn, rows, three.predicted_iou.argmax(axis=1)), truths, strict=True):
+        answered = single if prompts.has_box.all() else three
+        for mask, truth in zip(_answer(pipeline, image, prompts, answered), truths, strict=True):
             tally.add(REDRAWN, kind, metrics.mask_iou(mask, truth))
     for iou in _overlaps(single, truths)[rows, single.predicted_iou.argmax(axis=1)]:
         tally.add(SINGLE, kind, iou)
+
+
+def _answer(pipeline: Pipeline, image: Image, prompts: Prompts, candidates: Candidates) -> Bool:
+    """Return bool (P, H, W): of each prompt the mask that ranks first when all are drawn again."""
+    assert pipeline.refiner is not None
+    rows = np.arange(len(prompts))
+    given = user_proposals(np.zeros((len(rows), 4), np.float32), np.zeros(len(rows), np.int64))
+    drawn = redraw(pipeline.refiner, image, given, prompts, candidates, pipeline.config.redraw)
+    scored = score(image, NO_PHRASE, given, prompts, drawn, None, pipeline.config.rank)
+    return full_size(drawn, rows, scored.scores.reshape(drawn.predicted_iou.shape).argmax(axis=1))
 
 
 def _overlaps(candidates: Candidates, truths: list[Bool]) -> npt.NDArray[np.float64]:
