@@ -101,7 +101,7 @@ def test_a_box_without_a_rough_mask_can_be_given_its_ellipse() -> None:
 def test_rough_masks_can_be_blended_in() -> None:
     segmenter, picture = FakeSegmenter(), image.read(scene())
     boxes = np.array([BLUE_BOX, BLUE_BOX], np.float32)
-    rough = np.stack([np.full((48, 64), 100.0), np.zeros((48, 64))]).astype(np.float32)
+    rough = np.stack([np.full((4, 4), 100.0), np.zeros((4, 4))]).astype(np.float32)
     prompts = user_prompts(np.arange(2), boxes_xyxy=boxes, mask_logits=rough)
     embedding = segmenter.encode(picture)
     plain = segment(segmenter, embedding, picture, prompts, SegmentConfig())
@@ -110,10 +110,6 @@ def test_rough_masks_can_be_blended_in() -> None:
     np.testing.assert_allclose(inside, 4.0)  # half of the limit, 8
     np.testing.assert_array_equal(blended.logits[0, :, 48:], plain.logits[0, :, 48:])
     np.testing.assert_array_equal(blended.logits[1], plain.logits[1])  # an all-zero row means "no mask"
-    with_ellipse = segment(segmenter, embedding, picture, prompts, SegmentConfig(rough_weight=0.5, box_prior=True))
-    np.testing.assert_array_equal(with_ellipse.logits[0], blended.logits[0])
-    x, y = ((BLUE_BOX[i] + BLUE_BOX[i + 2]) // 4 for i in (0, 1))  # a box without a mask: its ellipse is blended in
-    assert (with_ellipse.logits - plain.logits)[1, :, y, x] == pytest.approx(2.0, abs=0.1)  # half of its peak, 4
 
 
 def test_no_prompt_is_decoded_to_no_candidate() -> None:

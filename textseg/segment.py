@@ -38,8 +38,8 @@ class SegmentConfig:
         refine_rounds: how often the best low-resolution logits are fed back in as a mask prompt.
         box_prior: give a box that has no rough mask the ellipse that it implies. For segmenters trained with it
             (nano); the hub models need none.
-        rough_weight: how much of a prompt's rough mask logits, or of its box's ellipse, is added to the segmenter's
-            own. 0 trusts the segmenter alone; a small one gains where its detector's map knows the thing better.
+        rough_weight: how much of a prompt's rough mask logits is added to the segmenter's own. 0 trusts the
+            segmenter alone; a small one gains where its detector's map knows the thing better.
     """
 
     multimask: bool = True
@@ -70,7 +70,7 @@ def segment(
     candidates = segmenter.decode(embedding, asked)
     for _ in range(config.refine_rounds if len(prompts) else 0):
         candidates = _again(segmenter, embedding, prompts, candidates)
-    return _blend(candidates, asked, config.rough_weight)
+    return _blend(candidates, prompts, config.rough_weight)
 
 
 def _with_box_prior(prompts: Prompts, size_hw: tuple[int, int]) -> Prompts:
