@@ -81,11 +81,12 @@ def redraw(
     unlike, owner = closeup.distinct(rough > 0)  # one thing found for two phrases is drawn once
     index = np.where(index >= 0, owner[index], -1)
     drawn = prompt[unlike]
-    asked = _Asked(rough[unlike], prompts.boxes_xyxy[drawn], _hints(prompts, own, drawn))
-    twice = np.flatnonzero(own[drawn] & config.own_mirrored)
-    closeups = _draw(refiner, image, asked, twice)
+    twice = own[drawn] & config.own_mirrored
+    asked = _Asked(rough[unlike], prompts.boxes_xyxy[drawn], _hints(prompts, own, drawn), twice)
+    mirror = _mirror_image(image) if twice.any() else None
+    closeups = _draw(refiner, image, mirror, asked)
     for _ in range(config.unboxed_looks - 1):
-        closeups = _look_again(refiner, image, asked, closeups, twice)
+        closeups = _look_again(refiner, image, mirror, asked, closeups)
     for n, (near, window) in enumerate(zip(closeups.logits, closeups.windows, strict=True)):
         inside[index == n] = closeup.paste(near, window, image.size_hw, inside.shape[-2:], OUTSIDE)
     return replace(candidates, logits=logits, closeups=closeups, closeup_index=index)
@@ -99,39 +100,56 @@ def _hints(prompts: Prompts, own: Bool, drawn: Int) -> Float | None:
 
 
 class _Asked(NamedTuple):
-    """What a refiner is asked to draw: rough logits (N, h, w), boxes (N, 4) and hints (N, h', w'), if any."""
+    """What a refiner is asked to draw, N masks.
+
+    Attributes:
+        rough: float32 (N, h, w) logits; boxes_xyxy: float32 (N, 4); hints: float32 (N, h', w') or None.
+        twice: bool (N,), whether it is drawn in the mirror image, too.
+    """
 
     rough: Float
     boxes_xyxy: Float
     hints: Float | None
+    twice: Bool
 
     def of(self, rows: Int) -> _Asked:
-        return _Asked(self.rough[rows], self.boxes_xyxy[rows], None if self.hints is None else self.hints[rows])
+        hints = None if self.hints is None else self.hints[rows]
+        return _Asked(self.rough[rows], self.boxes_xyxy[rows], hints, self.twice[rows])
 
     def mirrored(self, width: int) -> _Asked:
         """The same in the mirror image of a picture so many pixels wide."""
         x0, y0, x1, y1 = self.boxes_xyxy.T
         boxes = np.stack([width - x1, y0, width - x0, y1], axis=1)
-        return _Asked(_flipped(self.rough), boxes, None if self.hints is None else _flipped(self.hints))
+        hints = None if self.hints is None else _flipped(self.hints)
+        return self._replace(rough=_flipped(self.rough), boxes_xyxy=boxes, hints=hints)
+
+
+def _mirror_image(image: Image) -> Image:
+    """Return the mirror image; its key is the picture's with a word more, for hashing it would cost as much again."""
+    rgb = np.ascontiguousarray(image.rgb[:, ::-1])
+    return replace(image, rgb=rgb, digest=f"{image.digest} mirrored")
 
 
 def _flipped(maps: Float) -> Float:
     return np.ascontiguousarray(maps[:, :, ::-1])
 
 
-def _draw(refiner: MaskRefiner, image: Image, asked: _Asked, twice: Int) -> Closeups:
-    """Return the closeups; those of the rows ``twice`` are the mean of one and of one of the mirror image."""
-    closeups = refiner.refine(image, *asked)
-    if not len(twice):
+def _draw(refiner: MaskRefiner, image: Image, mirror: Image | None, asked: _Asked) -> Closeups:
+    """Return the closeups; those that are drawn twice are the mean of one and of one of the mirror image."""
+    closeups = refiner.refine(image, asked.rough, asked.boxes_xyxy, asked.hints)
+    twice = np.flatnonzero(asked.twice)
+    if mirror is None or not len(twice):
         return closeups
-    mirror = replace(image, rgb=np.ascontiguousarray(image.rgb[:, ::-1]))
-    other = refiner.refine(mirror, *asked.of(twice).mirrored(image.size_hw[1]))
+    seen = asked.of(twice).mirrored(image.size_hw[1])
+    other = refiner.refine(mirror, seen.rough, seen.boxes_xyxy, seen.hints)
     logits = np.asarray((closeups.logits[twice] + _flipped(other.logits)) / 2, np.float32)
     claims = np.asarray((closeups.predicted_iou[twice] + other.predicted_iou) / 2, np.float32)
     return _replaced(closeups, twice, Closeups(closeups.windows[twice], logits, claims))
 
 
-def _look_again(refiner: MaskRefiner, image: Image, asked: _Asked, closeups: Closeups, twice: Int) -> Closeups:
+def _look_again(
+    refiner: MaskRefiner, image: Image, mirror: Image | None, asked: _Asked, closeups: Closeups
+) -> Closeups:
     """Return the closeups; those without a box, unless nothing was drawn, from a look around what was drawn."""
     rows = np.flatnonzero(np.isnan(asked.boxes_xyxy).any(axis=1) & (closeups.logits > 0).any(axis=(1, 2)))
     if not len(rows):
@@ -139,8 +157,7 @@ def _look_again(refiner: MaskRefiner, image: Image, asked: _Asked, closeups: Clo
     near = zip(closeups.logits[rows], closeups.windows[rows], strict=True)
     size_hw, rough_hw = image.size_hw, asked.rough.shape[1:]
     rough = np.stack([closeup.paste(mask, window, size_hw, rough_hw, OUTSIDE) for mask, window in near])
-    again = asked.of(rows)._replace(rough=rough)
-    return _replaced(closeups, rows, _draw(refiner, image, again, np.flatnonzero(np.isin(rows, twice))))
+    return _replaced(closeups, rows, _draw(refiner, image, mirror, asked.of(rows)._replace(rough=rough)))
 
 
 def _replaced(closeups: Closeups, rows: Int, others: Closeups) -> Closeups:

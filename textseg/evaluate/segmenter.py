@@ -14,9 +14,10 @@ from textseg.evaluate import metrics, scene_pages
 from textseg.evaluate.outcome import Figure, Outcome, Tally
 from textseg.evaluate.pages import Material, boxes
 from textseg.evaluate.photo_pages import limited_samples
-from textseg.pipeline import NO_PHRASE, Pipeline
+from textseg.pipeline import NO_PHRASE, Pipeline, PipelineConfig
 from textseg.prompt import text_tokens, user_prompts
 from textseg.propose import user_proposals
+from textseg.protocols import MaskRefiner
 from textseg.rank import score
 from textseg.redraw import redraw
 from textseg.segment import segment
@@ -94,20 +95,22 @@ def _compare(pipeline: Pipeline, image: Image, prompts: Prompts, truths: list[Bo
         tally.add(BEST, kind, iou[three.predicted_iou[row].argmax()])
         tally.add(ORACLE, kind, iou.max())
     if pipeline.refiner is not None:
-        answered = single if prompts.has_box.all() else three
-        for mask, truth in zip(_answer(pipeline, image, prompts, answered), truths, strict=True):
+        answered = single if prompts.has_box.all() else three  # see ``UserPrompt.clear``
+        drawn = _drawn_again(pipeline.refiner, image, prompts, answered, pipeline.config)
+        for mask, truth in zip(drawn, truths, strict=True):
             tally.add(REDRAWN, kind, metrics.mask_iou(mask, truth))
     for iou in _overlaps(single, truths)[rows, single.predicted_iou.argmax(axis=1)]:
         tally.add(SINGLE, kind, iou)
 
 
-def _answer(pipeline: Pipeline, image: Image, prompts: Prompts, candidates: Candidates) -> Bool:
+def _drawn_again(
+    refiner: MaskRefiner, image: Image, prompts: Prompts, candidates: Candidates, config: PipelineConfig
+) -> Bool:
     """Return bool (P, H, W): of each prompt the mask that ranks first when all are drawn again."""
-    assert pipeline.refiner is not None
     rows = np.arange(len(prompts))
     given = user_proposals(np.zeros((len(rows), 4), np.float32), np.zeros(len(rows), np.int64))
-    drawn = redraw(pipeline.refiner, image, given, prompts, candidates, pipeline.config.redraw)
-    scored = score(image, NO_PHRASE, given, prompts, drawn, None, pipeline.config.rank)
+    drawn = redraw(refiner, image, given, prompts, candidates, config.redraw)
+    scored = score(image, NO_PHRASE, given, prompts, drawn, None, config.rank)
     return full_size(drawn, rows, scored.scores.reshape(drawn.predicted_iou.shape).argmax(axis=1))
 
 
