@@ -156,10 +156,28 @@ def test_a_run_may_take_its_trunk_from_elsewhere(
     first = Trainer(config, tmp_path / "first", hashed_text(), warm_trunk=False)
     first.export()
     trunk = {f"visual.trunk.{k}": torch.zeros_like(v) for k, v in first.network.backbone.state_dict().items()}
-    monkeypatch.setattr(detector, "trunk_weights", lambda folder: trunk if folder == "a clip" else {})
+    monkeypatch.setattr(detector, "trunk_weights", lambda source, _: trunk if source == "a clip" else {})
     both = Trainer(replace(config, start_from=config.export, trunk="a clip"), tmp_path / "both", hashed_text())
     assert all(not parameter.any() for parameter in both.network.backbone.parameters())
     torch.testing.assert_close(both.network.pixel_head.weight, first.network.pixel_head.weight, atol=2e-3, rtol=2e-3)
+
+
+def test_a_run_goes_on_with_another_trunk_and_what_is_frozen_stays(sample: Sample, tmp_path: Path) -> None:
+    config = TrainConfig(clip=str(tmp_path), export=str(tmp_path / "weights"), minutes=0, steps=10, network=TINY)
+    first = Trainer(config, tmp_path / "first", hashed_text(), warm_trunk=False)
+    first.export()
+    other = replace(TINY, backbone="mobilenetv3_small_050")
+    anew = replace(config, start_from=config.export, network=other, frozen=("conv_stem", "blocks.0."))
+    second = Trainer(anew, tmp_path / "second", hashed_text())
+    torch.testing.assert_close(second.network.pixel_head.weight, first.network.pixel_head.weight, atol=2e-3, rtol=2e-3)
+    frozen = {name for name, p in second.network.backbone.named_parameters() if not p.requires_grad}
+    assert "conv_stem.weight" in frozen and any(name.startswith("blocks.0.") for name in frozen)
+    assert not any(name.startswith("blocks.1.") for name in frozen)
+    before = {name: value.clone() for name, value in second.network.backbone.state_dict().items()}
+    batch = batch_of(sample, PhraseTarget("a cube", (0,), (), True), PhraseTarget("a ball", (), (), True), count=2)
+    second.train_step(Batch(*[_twice(v) for v in batch]))
+    for name, parameter in second.network.backbone.named_parameters():
+        assert torch.equal(parameter, before[name]) == (name in frozen), name
 
 
 def test_a_caltech_thing_without_a_mask_owns_no_box() -> None:

@@ -24,15 +24,16 @@ from torch import Tensor
 from textseg.config import read_yaml
 from textseg.models.nano_boxes import ProposalConfig
 from textseg.models.nano_detector import load_detector, normalise, save_detector
-from textseg.models.nano_network import Features, NanoNetwork, NetworkConfig, load_backbone
+from textseg.models.nano_network import Features, NanoNetwork, NetworkConfig, load_backbone, load_fitting
 from textseg.train import loop
 from textseg.train.detector_data import BatchStream, DataConfig, Sources
 from textseg.train.detector_loss import LossConfig, Losses, detector_loss
 from textseg.train.detector_names import NameLosses, NameVocabulary, draw_nouns, name_losses
 from textseg.train.detector_targets import Batch
-from textseg.train.detector_text import TextBank, TextSource, open_text_source, refit, trunk_weights
+from textseg.train.detector_text import TextBank, TextSource, open_text_source, refit
 from textseg.train.detector_validation import Question, network_asker, questions, validate
 from textseg.train.noun_table import NounTable
+from textseg.train.trunk import trunk_weights
 
 logger = logging.getLogger(__name__)
 
@@ -50,9 +51,9 @@ class TrainConfig:
         clip: folder of the trained image–text model that gives text embeddings and the trunk's start.
         export: folder for the weights.
         start_from: folder of an exported detector; a run that starts anew goes on from its weights.
-        trunk: folder of an image–text model; a run that goes on from ``start_from`` takes its trunk from there. Crops
-            of things teach a trunk their names sooner than whole pictures do.
-        freeze_trunk: leave the trunk's weights as they started.
+        trunk: where the trunk starts, if not where the rest does: "imagenet", for weights published as a package, or
+            the folder of an image–text model: crops of things teach a trunk their names sooner than pictures do.
+        frozen: what of the trunk stays as it started: its parameters whose names start so; [""] for all.
         minutes: length in wall time, over all resumed parts; 0 to go by ``steps``.
         steps: length in batches when ``minutes`` is 0.
         seed, threads, workers: of the draws; torch's threads; background processes (0 or 1).
@@ -69,7 +70,7 @@ class TrainConfig:
     export: str = "textseg/weights/nano/detector"
     start_from: str = ""
     trunk: str = ""
-    freeze_trunk: bool = False
+    frozen: tuple[str, ...] = ()
     minutes: float = 60.0
     steps: int = 0
     seed: int = 0
@@ -104,10 +105,11 @@ class Trainer:
         torch.set_num_threads(config.threads)
         self.bank = TextBank(text or open_text_source(config.clip))
         self.network = NanoNetwork(config.network).to(memory_format=torch.channels_last)
-        self.network.backbone.requires_grad_(not config.freeze_trunk)
         self.optimizer = torch.optim.AdamW(
             loop.weight_decay_groups(self.network, config.decay), lr=config.rate, fused=True
         )
+        for name, parameter in self.network.backbone.named_parameters():  # the optimizer knows them all: `frozen` may
+            parameter.requires_grad_(not name.startswith(config.frozen))  # change when a run resumes
         self.vocabulary = NameVocabulary(NounTable.of(config.data_root))
         self.step, self.spent = 0, 0.0
         self.checkpoint = self.out / CHECKPOINT
@@ -120,14 +122,16 @@ class Trainer:
         self.log = loop.MetricsLog(self.out / METRICS)
 
     def _start(self, warm_trunk: bool) -> None:
-        if self.config.start_from:
-            self.network.load_state_dict(load_detector(self.config.start_from)[0].state_dict())
-            logger.info("going on from the weights in %s", self.config.start_from)
+        config = self.config
+        trunk = config.trunk or ("" if config.start_from or not warm_trunk else config.clip)
+        if config.start_from:
+            state = load_detector(config.start_from)[0].state_dict()
+            fitted = load_fitting(self.network, state)  # all of it, if the network has the same shape
+            logger.info("%d of %d tensors go on from %s", fitted, len(state), config.start_from)
         else:
             self.network.text.standardise(self.bank.sample(self.vocabulary.nouns))
-        trunk = self.config.trunk or ("" if self.config.start_from or not warm_trunk else self.config.clip)
         if trunk:
-            fitted = load_backbone(self.network, trunk_weights(trunk))
+            fitted = load_backbone(self.network, trunk_weights(trunk, config.network.backbone))
             logger.info("%d tensors of the trunk start from %s", fitted, trunk)
 
     def _restore(self) -> None:

@@ -118,12 +118,6 @@ def open_text_source(folder: str | Path) -> TextSource:
     return embed
 
 
-def trunk_weights(folder: str | Path) -> dict[str, Tensor]:
-    """The picture tower's tensors of an exported image–text model; empty where there is none."""
-    path = Path(folder) / _CLIP_WEIGHTS
-    return {k: v for k, v in load_file(path).items() if "trunk." in k} if path.is_file() else {}
-
-
 def hashed_text(dim: int = 256) -> TextSource:
     """A stand-in without any model: words as fixed random directions, summed and normalised."""
 
