@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
+from textseg.models.clip_load import CONFIG_FILE, WEIGHTS_FILE
 from textseg.models.nano_network import TextProjection
 from textseg.train.colors import COLORS
 
@@ -24,7 +25,6 @@ TextSource = Callable[[Sequence[str]], NDArray[np.float32]]
 
 _SAMPLE_NOUNS = ("car", "person", "dog", "cat", "shoe", "dress", "hair", "skin", "tree", "house", "chair", "bottle")
 _MOST = 200_000
-_CLIP_WEIGHTS, _CLIP_CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
 
 
 class TextBank:
@@ -98,15 +98,15 @@ def refit(projection: TextProjection, old: Tensor, new: Tensor, steps: int = 150
 def open_text_source(folder: str | Path) -> TextSource:
     """The frozen text tower of an exported image–text model; words as random directions where there is none."""
     folder = Path(folder)
-    if not (folder / _CLIP_WEIGHTS).is_file():
+    if not (folder / WEIGHTS_FILE).is_file():
         logger.warning("%s holds no text tower; words become random directions", folder)
         return hashed_text()
     from textseg.train.clip_model import build_nano_clip, encode_short_text
     from textseg.train.vocab import NanoTokenizer
 
-    model_cfg = json.loads((folder / _CLIP_CONFIG).read_text(encoding="utf-8"))["model_cfg"]
+    model_cfg = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))["model_cfg"]
     model = build_nano_clip(model_cfg)
-    model.load_state_dict({k: v.float() for k, v in load_file(folder / _CLIP_WEIGHTS).items()})
+    model.load_state_dict({k: v.float() for k, v in load_file(folder / WEIGHTS_FILE).items()})
     model.eval()
     tokenizer = NanoTokenizer.load(folder / "tokenizer.json")
 
