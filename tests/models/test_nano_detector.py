@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from textseg.errors import WeightsError
 from textseg.language import other_colors
@@ -19,7 +21,7 @@ from textseg.models.nano_detector import (
     load_detector,
     save_detector,
 )
-from textseg.models.nano_network import NanoNetwork, NetworkConfig, load_backbone
+from textseg.models.nano_network import NanoNetwork, NetworkConfig, fold_norms
 from textseg.protocols import Detector, NamesRegions
 from textseg.types import Float, Image, UInt8
 from textseg.vocabulary import Vocabulary
@@ -227,8 +229,19 @@ def test_another_encoder_is_refused(network: NanoNetwork) -> None:
         NanoDetector(network, encoder)
 
 
-def test_the_trunk_starts_from_a_classifier(network: NanoNetwork) -> None:
-    state = {f"visual.trunk.{k}": torch.full_like(v, 0.5) for k, v in network.backbone.state_dict().items()}
-    fresh = NanoNetwork(TINY)
-    assert load_backbone(fresh, {**state, "visual.trunk.head.fc.weight": torch.zeros(3)}) == len(state)
-    assert float(fresh.backbone.state_dict()["stem.conv.weight"].mean()) == 0.5
+@pytest.mark.parametrize("backbone", ["tf_efficientnet_lite0", "regnetx_002"])
+def test_folded_norms_change_nothing(backbone: str) -> None:
+    torch.manual_seed(0)
+    network = NanoNetwork(replace(TINY, backbone=backbone)).train()
+    with torch.no_grad():
+        network(torch.randn(4, 3, 64, 64))  # so that the norms' averages are not those of the start
+        expected = network.eval()(torch.ones(1, 3, 64, 64))
+        fold_norms(network)
+        folded = network(torch.ones(1, 3, 64, 64))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    for one, other in zip(folded, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_features_are_float32_however_they_were_computed(detector: NanoDetector) -> None:
+    assert {part.dtype for part in detector.encode(picture(40, 60)).features} == {torch.float32}

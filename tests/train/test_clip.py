@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from textseg.errors import ConfigError
 from textseg.geometry import mask_iou
-from textseg.train.clip import ClipTrainConfig, _Trainer, noun_loss, pair_loss
+from textseg.train.clip import ClipTrainConfig, _groups, _stored, _Trainer, noun_loss, pair_loss
 from textseg.train.clip_data import FILL_RGB, Crop, crop_targets, crop_window, cut_crop, rough_mask
 from textseg.train.clip_model import ClipModelConfig, build_nano_clip, encode_short_text, export
 from textseg.train.loop import Ema, cosine_rate, load_checkpoint, save_checkpoint
@@ -220,3 +220,23 @@ def test_nouns_need_a_frozen_text_tower(tokenizer: NanoTokenizer, tmp_path: Path
     )
     with pytest.raises(ConfigError, match="freeze_text"):
         trainer.learn_nouns(tokenizer, ["car"])
+
+
+def test_a_run_may_start_from_a_checkpoint_or_an_exported_model(
+    model: open_clip.CLIP, tokenizer: NanoTokenizer, tmp_path: Path
+) -> None:
+    tokenizer.save(tmp_path / "tokenizer.json")
+    config = SMALL.open_clip(tokenizer.vocab_size, 16)
+    folder = export(model.state_dict(), config, tmp_path / "tokenizer.json", tmp_path / "package")
+    save_checkpoint(tmp_path / "checkpoint.pt", {"ema": {"shadow": model.state_dict()}})
+    for start in (folder, tmp_path / "checkpoint.pt"):
+        for name, value in _stored(start).items():
+            torch.testing.assert_close(value.float(), model.state_dict()[name].float(), atol=1e-2, rtol=1e-2)
+
+
+def test_the_trunk_learns_at_a_rate_of_its_own(model: open_clip.CLIP) -> None:
+    groups = _groups(model, ClipTrainConfig(trunk_rate=0.5))
+    rates = {id(p): group.get("rate_scale", 1.0) for group in groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in groups) == len(rates) == len(list(model.parameters()))
+    assert {rates[id(p)] for p in model.visual.trunk.parameters()} == {0.5}
+    assert rates[id(model.visual.head.proj.weight)] == 1.0 and rates[id(model.logit_scale)] == 5.0

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 
+from textseg.models.clip_load import WEIGHTS_FILE
 from textseg.models.nano_network import Answers, NanoNetwork, NetworkConfig
-from textseg.train import detector
 from textseg.train.data import LabelledObject, Sample, mask_box
 from textseg.train.detector import TrainConfig, Trainer
 from textseg.train.detector_data import side_at
@@ -149,15 +150,16 @@ def test_a_few_steps_lower_the_loss_and_a_run_resumes(sample: Sample, tmp_path: 
                 torch.testing.assert_close(anew.network.state_dict()[name], value, atol=2e-3, rtol=2e-3)
 
 
-def test_a_run_may_take_its_trunk_from_elsewhere(
-    sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_may_take_its_trunk_from_elsewhere(tmp_path: Path) -> None:
     config = TrainConfig(clip=str(tmp_path), export=str(tmp_path / "weights"), minutes=0, steps=10, network=TINY)
     first = Trainer(config, tmp_path / "first", hashed_text(), warm_trunk=False)
     first.export()
-    trunk = {f"visual.trunk.{k}": torch.zeros_like(v) for k, v in first.network.backbone.state_dict().items()}
-    monkeypatch.setattr(detector, "trunk_weights", lambda source, _: trunk if source == "a clip" else {})
-    both = Trainer(replace(config, start_from=config.export, trunk="a clip"), tmp_path / "both", hashed_text())
+    plain = first.network.backbone.state_dict()
+    trunk = {f"visual.trunk.{name}": torch.zeros(value.shape) for name, value in plain.items()}
+    (tmp_path / "a clip").mkdir()
+    save_file(trunk, tmp_path / "a clip" / WEIGHTS_FILE)
+    taken = replace(config, start_from=config.export, trunk=str(tmp_path / "a clip"))
+    both = Trainer(taken, tmp_path / "both", hashed_text())
     assert all(not parameter.any() for parameter in both.network.backbone.parameters())
     torch.testing.assert_close(both.network.pixel_head.weight, first.network.pixel_head.weight, atol=2e-3, rtol=2e-3)
 

@@ -20,9 +20,9 @@ from torch.nn import functional
 
 from textseg.errors import WeightsError
 from textseg.language import bare_noun, other_colors
-from textseg.models import nano_files
+from textseg.models import nano_files, onednn
 from textseg.models.nano_boxes import ProposalConfig, find_boxes
-from textseg.models.nano_network import PIXEL_STRIDE, Features, NanoNetwork, NetworkConfig, TextCodes
+from textseg.models.nano_network import PIXEL_STRIDE, Features, NanoNetwork, NetworkConfig, TextCodes, fold_norms
 from textseg.propose import concatenate
 from textseg.protocols import ImageTextEncoder, KnowsNouns
 from textseg.types import Bool, Float, Frame, Image, Int, Proposals, UInt8
@@ -99,6 +99,8 @@ class NanoDetector:
             WeightsError: a file is missing, damaged or does not fit.
         """
         network, config = load_detector(folder)
+        fold_norms(network)
+        network.to(memory_format=torch.channels_last)
         if image_size is not None:
             config = ProposalConfig(**{**asdict(config), "image_size": image_size})
         return cls(network, encoder, config)
@@ -107,7 +109,9 @@ class NanoDetector:
     def encode(self, image: Image) -> NanoEncoded:
         """Run the picture through the network."""
         pixels, frame = fit(image.rgb, self.config.image_size)
-        return NanoEncoded(self.network(normalise(torch.from_numpy(pixels)[None])), frame)
+        with torch.autocast("cpu", torch.bfloat16, enabled=onednn.has_bfloat16()):  # as it was trained
+            features = self.network(normalise(torch.from_numpy(pixels)[None]))
+        return NanoEncoded(Features(*(part.float() for part in features)), frame)
 
     @torch.inference_mode()
     def detect(self, encoded: NanoEncoded, prompts: Sequence[str], threshold: float) -> Proposals:

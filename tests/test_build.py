@@ -1,0 +1,34 @@
+"""From a preset to a pipeline: what loading leaves as it was."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+import textseg
+from textseg.build import collector_paused
+from textseg.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def collector() -> Iterator[None]:
+    running = gc.isenabled()
+    yield
+    (gc.enable if running else gc.disable)()
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_the_collector_is_left_as_it_was(running: bool) -> None:
+    (gc.enable if running else gc.disable)()
+    with collector_paused():
+        assert not gc.isenabled()
+    assert gc.isenabled() is running
+
+
+def test_the_collector_runs_again_after_a_load_that_failed() -> None:
+    gc.enable()
+    with pytest.raises(ConfigError, match="nanoo"):
+        textseg.load("nanoo")
+    assert gc.isenabled()
