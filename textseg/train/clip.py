@@ -49,7 +49,7 @@ from textseg.train.loop import (
 )
 from textseg.train.noun_table import NounTable, exclusive_nouns
 from textseg.train.text_tower import train_text_tower
-from textseg.train.trunk import Pixels, depthwise_in_float32, freeze, rest_norms, start_trunk
+from textseg.train.trunk import Pixels, depthwise_in_float32, freeze, rest_norms, start_trunk, trunk_weights
 from textseg.train.vocab import NanoTokenizer, all_nouns, build_tokenizer, corpus
 from textseg.vocabulary import Vocabulary
 
@@ -159,6 +159,8 @@ def train_clip(
     seed_everything(config.seed)
     model_cfg = config.model.open_clip(tokenizer.vocab_size, tokenizer.context_length)
     model = build_nano_clip(model_cfg)
+    if config.trunk:
+        trunk_weights(config.trunk, config.model.image_tower)  # a package that is missing is named at once
     if start_from is None and config.text_steps:
         start_from = out / "text.pt"
         if not start_from.is_file():

@@ -6,15 +6,17 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import open_clip
 import torch
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional
 
+from textseg.models.clip_load import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from textseg.models.nano_files import write_whole
+from textseg.train.vocab import NanoTokenizer
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -90,9 +92,35 @@ def export(weights: dict[str, Tensor], model_cfg: dict[str, Any], tokenizer_json
     folder.mkdir(parents=True, exist_ok=True)
     preprocess = {"mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "squash"}
     text = json.dumps({"model_cfg": model_cfg, "preprocess_cfg": preprocess}, indent=2)
-    (folder / "open_clip_config.json").write_text(text + "\n", encoding="utf-8")
+    (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
     halves = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in weights.items()}
-    write_whole(folder / "open_clip_model.safetensors", save(halves, metadata={"format": "pt"}))
-    if tokenizer_json.resolve() != (folder / "tokenizer.json").resolve():
-        shutil.copyfile(tokenizer_json, folder / "tokenizer.json")
+    write_whole(folder / WEIGHTS_FILE, save(halves, metadata={"format": "pt"}))
+    if tokenizer_json.resolve() != (folder / TOKENIZER_FILE).resolve():
+        shutil.copyfile(tokenizer_json, folder / TOKENIZER_FILE)
     return folder
+
+
+class ExportedClip(NamedTuple):
+    """What `export` wrote: the model in float32, not training; its tokenizer; `preprocess_cfg`."""
+
+    model: open_clip.CLIP
+    tokenizer: NanoTokenizer
+    preprocess_cfg: dict[str, Any]
+
+
+def is_exported(folder: str | Path) -> bool:
+    """Whether a folder holds all that `export` writes."""
+    return all((Path(folder) / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE))
+
+
+def load_exported(folder: str | Path) -> ExportedClip:
+    """Read what `export` wrote, for other trainings to stand on.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+    """
+    folder = Path(folder)
+    table = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    model = build_nano_clip(table["model_cfg"])
+    model.load_state_dict({name: value.float() for name, value in load_file(folder / WEIGHTS_FILE).items()})
+    return ExportedClip(model.eval(), NanoTokenizer.load(folder / TOKENIZER_FILE), table["preprocess_cfg"])

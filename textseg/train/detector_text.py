@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,10 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor
 
-from textseg.models.clip_load import CONFIG_FILE, WEIGHTS_FILE
 from textseg.models.nano_network import TextProjection
 from textseg.train.colors import COLORS
 
@@ -97,22 +94,16 @@ def refit(projection: TextProjection, old: Tensor, new: Tensor, steps: int = 150
 
 def open_text_source(folder: str | Path) -> TextSource:
     """The frozen text tower of an exported image–text model; words as random directions where there is none."""
-    folder = Path(folder)
-    if not (folder / WEIGHTS_FILE).is_file():
+    from textseg.train import clip_model
+
+    if not clip_model.is_exported(folder):
         logger.warning("%s holds no text tower; words become random directions", folder)
         return hashed_text()
-    from textseg.train.clip_model import build_nano_clip, encode_short_text
-    from textseg.train.vocab import NanoTokenizer
-
-    model_cfg = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))["model_cfg"]
-    model = build_nano_clip(model_cfg)
-    model.load_state_dict({k: v.float() for k, v in load_file(folder / WEIGHTS_FILE).items()})
-    model.eval()
-    tokenizer = NanoTokenizer.load(folder / "tokenizer.json")
+    model, tokenizer, _ = clip_model.load_exported(folder)
 
     @torch.inference_mode()
     def embed(texts: Sequence[str]) -> NDArray[np.float32]:
-        parts = [encode_short_text(model, ids) for ids in torch.split(tokenizer(list(texts)), 256)]
+        parts = [clip_model.encode_short_text(model, ids) for ids in torch.split(tokenizer(list(texts)), 256)]
         return np.asarray(torch.cat(parts).float().numpy(), np.float32)
 
     return embed

@@ -31,6 +31,7 @@ from transformers import SamModel
 
 from textseg.config import read_yaml
 from textseg.models.text_prompt import TextPrompt, TextPromptConfig
+from textseg.train.clip_model import is_exported
 from textseg.train.loop import (
     Clock,
     Ema,
@@ -56,7 +57,7 @@ from textseg.train.sam_model import (
     save_sam,
 )
 from textseg.train.sam_teacher import PixelTeacher, teacher_loss
-from textseg.train.sam_text import PhraseEmbedder, has_clip
+from textseg.train.sam_text import PhraseEmbedder
 from textseg.train.sam_val import ValPicture, load_val, validate
 
 logger = logging.getLogger(__name__)
@@ -298,7 +299,7 @@ def train(config: SamTrainConfig, data_root: str | Path, out_dir: str | Path) ->
     out = Path(out_dir)
     seed_everything(config.seed)
     torch.set_num_threads(config.threads)
-    stream, stage = start_batches(config, data_root, bool(config.clip) and has_clip(config.clip))
+    stream, stage = start_batches(config, data_root, bool(config.clip) and is_exported(config.clip))
     embedder = PhraseEmbedder.load(config.clip) if config.clip else None
     trainer = SamTrainer(config, embedder)
     if (out / CHECKPOINT).is_file():

@@ -8,7 +8,6 @@ two kinds' running means.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -19,16 +18,14 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor
 
+from textseg.models.clip_load import WEIGHTS_FILE
 from textseg.train import clip_model as nano_clip
-from textseg.train.vocab import NanoTokenizer
 from textseg.types import UInt8
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json"
 COMMON_NOUNS = tuple("car person dog cat shoe dress hair skin tree house chair bottle apple bird fish boat".split())
 _MOST_TEXTS = 100_000
 
@@ -53,14 +50,10 @@ class PhraseEmbedder:
     def load(cls, folder: str | Path) -> PhraseEmbedder | None:
         """Read an exported nano CLIP; None where `folder` holds none yet."""
         folder = Path(folder)
-        if not has_clip(folder):
+        if not nano_clip.is_exported(folder):
             return None
-        table = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        model = nano_clip.build_nano_clip(table["model_cfg"])
-        model.load_state_dict({name: value.float() for name, value in load_file(folder / WEIGHTS_FILE).items()})
-        look = table["preprocess_cfg"]
-        side = int(table["model_cfg"]["vision_cfg"]["image_size"])
-        found = cls(model.eval(), NanoTokenizer.load(folder / TOKENIZER_FILE), side, look["mean"], look["std"])
+        model, tokenizer, look = nano_clip.load_exported(folder)
+        found = cls(model, tokenizer, int(model.visual.image_size[0]), look["mean"], look["std"])
         found._file, found._written = folder / WEIGHTS_FILE, (folder / WEIGHTS_FILE).stat().st_mtime
         return found
 
@@ -108,11 +101,6 @@ class PhraseEmbedder:
     def center(self) -> Tensor:
         """The mean embedding (dim,) of common nouns."""
         return self.texts([*COMMON_NOUNS, *(f"the {noun}" for noun in COMMON_NOUNS)]).mean(dim=0)
-
-
-def has_clip(folder: str | Path) -> bool:
-    """Whether `folder` holds an exported nano CLIP."""
-    return all((Path(folder) / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE))
 
 
 def _running(mean: Tensor | None, fresh: Tensor) -> Tensor:

