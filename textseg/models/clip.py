@@ -166,6 +166,12 @@ def load(
     tokenizer = clip_load.build_tokenizer(source)
     network = clip_load.build_model(source).to(device=device, dtype=precision).requires_grad_(False)
     if "timm_model_name" in source.model_cfg["vision_cfg"]:
+        from timm.models import EfficientNet, RegNet
+
+        from textseg.models.nano_network import fold_norms
+
+        if isinstance(network.visual.trunk, EfficientNet | RegNet):  # what `fold_norms` knows
+            fold_norms(network.visual.trunk)
         network.visual.to(memory_format=torch.channels_last)
     return Clip(
         network,
