@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -203,3 +204,42 @@ def test_what_the_caller_points_at_is_drawn_in_the_mirror_image_too(source: str,
     left, right = after.closeups.logits[0, 0, 0], after.closeups.logits[0, 0, -1]
     assert (left, right) == ((2, 2) if twice else (8, -4))
     assert after.closeups.predicted_iou[0] == pytest.approx(0.7 if twice else 0.9)
+
+
+class Copier(Stamp):
+    """A refiner that draws what it is given, and is surer of ellipses, whose middle is higher than their rim."""
+
+    def refine(self, image: Image, logits: Float, boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
+        windows = closeup.windows_around(np.nan_to_num(boxes_xyxy, nan=20.0), 1.0, 4.0)
+        near = [closeup.look(one, w, image.size_hw, 8, -8) for one, w in zip(logits, windows, strict=True)]
+        self.asked.append(len(logits))
+        surer = (np.abs(logits).max(axis=(1, 2)) < 5).astype(np.float32)
+        return Closeups(windows, np.stack(near), 0.5 + 0.4 * surer)
+
+
+@pytest.mark.parametrize(
+    ("source", "beside", "twice"),
+    [
+        ("user", {}, True),
+        ("detector", {}, False),
+        ("user", {"points_xy": [[[12.0, 12.0]]], "point_labels": [[0]]}, False),
+        ("user", {"points_xy": [[[0.0, 0.0]]], "point_labels": [[-1]]}, True),  # padding is no point
+        ("user", {"mask_logits": np.ones((1, 4, 4), np.float32)}, False),
+        ("user", {"multimask": True}, False),
+    ],
+)
+def test_the_callers_bare_box_is_drawn_from_its_ellipse_too(source: str, beside: dict[str, Any], twice: bool) -> None:
+    proposals, candidates = given([0], [0.9], source)
+    candidates = replace(candidates, logits=candidates.logits[:, 1:], predicted_iou=candidates.predicted_iou[:, 1:])
+    options = {name: np.asarray(value) for name, value in beside.items() if name != "multimask"}
+    options |= {name: value.astype(np.float32) for name, value in options.items() if name == "points_xy"}
+    multimask = bool(beside.get("multimask", False))
+    prompts = user_prompts(np.arange(1), boxes_xyxy=proposals.boxes_xyxy, multimask=multimask, **options)
+    image = fake_pipeline().open(scene((40, 40), {})).image
+    refiner = Copier()
+    after = redraw(refiner, image, proposals, prompts, candidates, RedrawConfig(own_ellipses=True))
+    assert refiner.asked == ([1, 1] if twice else [1])
+    assert after.closeups is not None
+    assert after.closeups.predicted_iou[0] == pytest.approx(0.7 if twice else 0.5)
+    # the stripe of `given` lies outside the box; the ellipse's middle is in it
+    assert (after.closeups.logits[0, 4, 4] > -4) == twice

@@ -18,7 +18,7 @@ from open_clip.transform import image_transform  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 from textseg.errors import ConfigError, HubError, ShapeError, WeightsError  # noqa: E402
-from textseg.models import clip, clip_load  # noqa: E402
+from textseg.models import clip, clip_load, onednn  # noqa: E402
 from textseg.models.clip_input import ClipInput  # noqa: E402
 from textseg.protocols import ImageTextEncoder  # noqa: E402
 
@@ -80,7 +80,9 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp(request.param)
     vision = TIMM if request.param == "timm" else VIT
     model = save_model(folder, vision, bpe=request.param == "bpe", init_logit_bias=-10.0)
-    return model, clip.load(folder, templates=["{}"], batch=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onednn, "has_bfloat16", lambda: False)
+        return model, clip.load(folder, templates=["{}"], batch=4)
 
 
 def test_text_equals_open_clip(pair: tuple[Any, clip.Clip]) -> None:
@@ -106,6 +108,27 @@ def test_images_equal_open_clip(pair: tuple[Any, clip.Clip]) -> None:
     got = encoder.encode_images(pictures)  # six crops in batches of four
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.parametrize(("able", "dtype"), [(True, "float32"), (False, "float32"), (True, "bfloat16")])
+def test_crops_of_a_convolutional_tower_are_rounded_where_that_is_quicker(
+    able: bool, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = save_model(tmp_path, TIMM)
+    monkeypatch.setattr(onednn, "has_bfloat16", lambda: able)
+    encoder = clip.load(tmp_path, templates=["{}"], dtype=dtype)
+    pictures = crops()
+    with torch.inference_mode():
+        want = model.encode_image(encoder.preprocess(pictures).float(), normalize=True).numpy()
+    got = encoder.encode_images(pictures)
+    assert got.dtype == np.float32
+    assert (got * want).sum(axis=1).min() > 0.99
+    assert (np.abs(got - want).max() < 1e-5) == (not able)
+    words = encoder.encode_text(WORDS)  # the words are not
+    with torch.inference_mode():
+        tokens = clip_load.build_tokenizer(clip_load.find(encoder.model_id))(WORDS)
+        said = model.encode_text(tokens, normalize=True).numpy()
+    np.testing.assert_allclose(words, said, atol=1e-5 if dtype == "float32" else 0.05)
 
 
 def test_is_an_encoder(pair: tuple[Any, clip.Clip]) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from tests.fakes import BLUE_BOX, RED_BOX, fake_pipeline, scene
 from textseg.geometry import box_iou
-from textseg.models.nano_refiner import PLANES, Refined, RefinerConfig, load_refiner
+from textseg.models.nano_refiner import PLANES, Refined, RefinerConfig, RefinerNetwork, load_refiner, save_refiner
 from textseg.train import refiner_roughs
 from textseg.train.data import LabelledObject, Sample, mask_box
 from textseg.train.refiner import RefinerTrainConfig, RefinerTrainer, refiner_loss
@@ -116,7 +116,7 @@ def of_a_pair(**kept: object) -> Crops:
     pair = LabelledObject("boxes", frozenset({"boxes"}), None, mask_box(both), both)
     maker = crops(real=1.0, near=(3.0, 3.1))
     one = Rough("scene", 0, 0, np.where(both, 4, -4).astype(np.float16), np.array(RED_BOX, np.float32))
-    maker.roughs = [replace(one, **kept)]  # type: ignore[arg-type]
+    maker.roughs["scene"] = [replace(one, **kept)]  # type: ignore[arg-type]
     maker._numbered[0] = replace(sample(), objects=(pair,))
     return maker
 
@@ -180,6 +180,18 @@ def test_a_right_mask_costs_little_and_a_right_claim_less() -> None:
     assert bad.iou.item() == 0
     assert good.mask < 0.05 < 1 < bad.mask
     assert good.claim < 0.05 < 1 < bad.claim
+
+
+def test_a_run_goes_on_from_weights_for_smaller_crops(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    save_refiner(tmp_path / "small", RefinerNetwork(TINY))
+    larger = replace(TINY, side=48)
+    config = RefinerTrainConfig(network=larger, start_from=str(tmp_path / "small"), export=str(tmp_path / "out"))
+    trainer = RefinerTrainer(config, tmp_path)
+    start = load_refiner(tmp_path / "small").state_dict()
+    assert all(torch.equal(value, start[name]) for name, value in trainer.network.state_dict().items())
+    trainer.save()
+    assert load_refiner(tmp_path / "out").config == larger
 
 
 def test_a_run_learns_resumes_and_exports(tmp_path: Path) -> None:

@@ -89,14 +89,15 @@ def _compare(pipeline: Pipeline, image: Image, prompts: Prompts, truths: list[Bo
     embedding = pipeline.cache.get(image, pipeline.segmenter)
     config = pipeline.config.segment
     three = segment(pipeline.segmenter, embedding, image, prompts, config)
-    single = segment(pipeline.segmenter, embedding, image, replace(prompts, multimask=False), config)
+    alone = replace(prompts, multimask=False)
+    single = segment(pipeline.segmenter, embedding, image, alone, config)
     rows = np.arange(len(truths))
     for row, iou in enumerate(_overlaps(three, truths)):
         tally.add(BEST, kind, iou[three.predicted_iou[row].argmax()])
         tally.add(ORACLE, kind, iou.max())
     if pipeline.refiner is not None:
-        answered = single if prompts.has_box.all() else three  # see ``UserPrompt.clear``
-        drawn = _drawn_again(pipeline.refiner, image, prompts, answered, pipeline.config)
+        asked, answered = (alone, single) if prompts.has_box.all() else (prompts, three)  # see ``UserPrompt.clear``
+        drawn = _drawn_again(pipeline.refiner, image, asked, answered, pipeline.config)
         for mask, truth in zip(drawn, truths, strict=True):
             tally.add(REDRAWN, kind, metrics.mask_iou(mask, truth))
     for iou in _overlaps(single, truths)[rows, single.predicted_iou.argmax(axis=1)]:

@@ -137,8 +137,8 @@ def _show(value: Any) -> str:
 
 def _folder_hash(folder: Path) -> str:
     sha = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
-        sha.update(path.name.encode())
+    for path in sorted([*folder.rglob("*.safetensors"), *folder.rglob("*.json")]):
+        sha.update(path.relative_to(folder).as_posix().encode())
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 sha.update(block)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from textseg.config import read_yaml
+from textseg.models.nano_network import load_fitting
 from textseg.models.nano_refiner import Refined, RefinerConfig, RefinerNetwork, load_refiner, save_refiner
 from textseg.train import loop
 from textseg.train.refiner_data import CropBatch, CropConfig, Crops, CropStream
@@ -38,7 +39,7 @@ class RefinerTrainConfig:
     Attributes:
         data_root: the folder of training pictures.
         export: folder for the weights.
-        start_from: folder of an exported refiner that a new run goes on from.
+        start_from: folder of an exported refiner that a new run goes on from, as far as its tensors fit.
         roughs: file of ``textseg.train.refiner_roughs``: real rough masks beside the simulated.
         steps: batches in all; raise it to go on.
         seed, threads, workers: of the draws; torch's threads; background processes.
@@ -86,8 +87,7 @@ class RefinerTrainer:
         self.config, self.out = config, out
         loop.seed_everything(config.seed)
         torch.set_num_threads(config.threads)
-        if network is None:
-            network = load_refiner(config.start_from) if config.start_from else RefinerNetwork(config.network)
+        network = _start(config) if network is None else network
         self.network = network.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.AdamW(
             loop.weight_decay_groups(self.network, config.decay), lr=config.rate, fused=True
@@ -147,6 +147,16 @@ class RefinerTrainer:
         if isinstance(self.network, RefinerNetwork):
             with self.ema.applied(self.network):
                 save_refiner(self.config.export, self.network)
+
+
+def _start(config: RefinerTrainConfig) -> RefinerNetwork:
+    """Return the network of a new run."""
+    network = RefinerNetwork(config.network)
+    if config.start_from:
+        state = load_refiner(config.start_from).state_dict()
+        fitted = load_fitting(network, state)
+        logger.info("%d of %d tensors start from %s", fitted, len(network.state_dict()), config.start_from)
+    return network
 
 
 def refiner_loss(refined: Refined, batch: CropBatch) -> RefinerLoss:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,7 @@ class CropConfig:
         shares: how often a crop comes from each set; "scene" is composed.
         least_side: things of a shorter longer side, pixels of the picture, are left out.
         scenes: how many scenes are kept; each is used ``crops_a_scene`` times, then another takes its place.
+        rough_scenes: how many of the scenes with real rough masks are kept, 1.5 MB each.
         ellipse: share of the crops whose rough mask says no more than the box.
         no_box: share of the crops without a box.
         loose: share of the crops whose box is off as a weak detector's is; they get a map, as from one.
@@ -46,6 +48,7 @@ class CropConfig:
     shares: dict[str, float] = field(default_factory=lambda: {"scene": 0.35, "coco": 0.3, "ccp": 0.35})
     least_side: float = 12.0
     scenes: int = 96
+    rough_scenes: int = 96
     crops_a_scene: int = 24
     ellipse: float = 0.25
     no_box: float = 0.15
@@ -84,7 +87,10 @@ class Crops:
     def __init__(
         self, sources: Sources, config: CropConfig, network: RefinerConfig, roughs: Sequence[Rough] = ()
     ) -> None:
-        self.sources, self.config, self.network, self.roughs = sources, config, network, roughs
+        self.sources, self.config, self.network = sources, config, network
+        self.roughs: dict[str, list[Rough]] = defaultdict(list)
+        for rough in roughs:
+            self.roughs[rough.source].append(rough)
         self.places = {name: list(photos.places()) for name, photos in sources.photos.items()}
         self._scenes: list[tuple[Sample, int]] = []
         self._numbered: dict[int, Sample] = {}
@@ -99,9 +105,9 @@ class Crops:
 
     def one(self, rng: np.random.Generator) -> Crop | None:
         """One crop; None where the draw was no use."""
-        if self.roughs and rng.random() < self.config.real:
-            return self._real(self.roughs[int(rng.integers(len(self.roughs)))], rng)
         name = self.sources.draw_set(rng)
+        if name in self.roughs and rng.random() < self.config.real:
+            return self._real(self.roughs[name][int(rng.integers(len(self.roughs[name])))], rng)
         if name == "scene":
             sample = self._scene(rng)
             if not sample.objects:
@@ -147,7 +153,7 @@ class Crops:
 
     def _scene_of(self, number: int) -> Sample:
         if number not in self._numbered:
-            if len(self._numbered) >= self.config.scenes:
+            if len(self._numbered) >= self.config.rough_scenes:
                 self._numbered.pop(next(iter(self._numbered)))
             self._numbered[number] = refiner_roughs.scene(self.sources, number)
         return self._numbered[number]
