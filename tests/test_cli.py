@@ -339,6 +339,24 @@ def test_help_is_quick_and_without_torch() -> None:
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1  # seconds of processor time
 
 
+@pytest.mark.parametrize("at_work", [False, True])
+def test_the_process_ends_at_once_with_nothing_lost(at_work: bool) -> None:
+    code = (
+        "import atexit, sys, threading, time, textseg.cli as cli\n"
+        "def app(**_):\n"
+        "    sys.modules['torch'] = sys\n"
+        "    atexit.register(print, 'registered')\n"
+        "    print('said')\n"
+        f"    if {at_work}: threading.Thread(target=lambda: (time.sleep(0.2), print('worked'))).start()\n"
+        "    sys.exit(3)\n"
+        "cli.app = app\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    assert done.stdout.split() == (["said", "worked", "registered"] if at_work else ["said", "registered"])
+
+
 def test_errors_of_the_process_go_to_stderr(tmp_path: Path) -> None:
     done = script("segment", "missing.jpg", "a car")
     assert done.returncode == 2
