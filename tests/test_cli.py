@@ -295,7 +295,7 @@ def test_train_runs_the_parts_in_turn(monkeypatch: pytest.MonkeyPatch, tmp_path:
         (tmp_path / f"{part}.yaml").write_text("")
     done = call("train", "nano", "--config", tmp_path, "--out", tmp_path / "o", "--data", "d")
     assert done.exit_code == 0, done.output
-    assert [s[0] for s in seen[::2]] == [f"textseg.train.{part}" for part in run.PARTS]
+    assert [s[0] for s in seen[::2]] == [f"textseg.train.{module}" for module in run.PARTS.values()]
     assert seen[1] == ["--config", str(tmp_path / "clip.yaml"), "--out", str(tmp_path / "o" / "clip"), "--data", "d"]
 
 

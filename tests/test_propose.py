@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from textseg.errors import ConfigError
-from textseg.propose import ProposeConfig, concatenate, place_in_phrase, propose, user_proposals
+from textseg.propose import ProposeConfig, concatenate, fair_order, place_in_phrase, propose, user_proposals
 from textseg.types import Image, Phrase, Proposals, Query
 
 QUERY = Query((Phrase("car", "car"), Phrase("dog", "dog")))
@@ -90,6 +90,16 @@ def test_many_phrases_share_the_total_fairly() -> None:
         (0, pytest.approx(0.9)),
         (1, pytest.approx(0.2)),
     ]
+
+
+def test_a_likely_phrase_has_more_of_the_total() -> None:
+    scores = [0.9, 0.8, 0.7, 0.6, 0.2, 0.1, 0.75]
+    detector = Listed(scores, [0, 0, 0, 0, 1, 1, 0])
+    out = propose(QUERY, detector, None, (10, 20), ProposeConfig(max_total=4, text_only=False))
+    assert [out.phrase_index.tolist().count(phrase) for phrase in (0, 1)] == [3, 1]
+    order = fair_order(np.array([0.9, 0.8, 0.7, 0.5, 0.45], np.float32), np.array([0, 1, 2, 0, 1]))
+    assert order.tolist() == [0, 3, 1, 2, 4]  # 0.8 x 0.7, 0.7 x 0.49, 0.45 x 0.7
+    assert fair_order(np.zeros(0, np.float32), np.zeros(0, np.int64)).tolist() == []
 
 
 def test_places_within_a_phrase() -> None:

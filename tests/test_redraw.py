@@ -58,6 +58,22 @@ def chosen(candidates: Candidates) -> list[bool]:
     return (candidates.closeup_index >= 0).any(axis=1).tolist()
 
 
+def test_what_the_caller_points_at_has_a_refiner_of_its_own() -> None:
+    mine, phrases = Stamp(), Stamp()
+    pipeline = fake_pipeline(refiner=phrases, own_refiner=mine)
+    pipeline(scene(), "the red box")
+    assert phrases.asked
+    assert not mine.asked
+    phrases.asked.clear()
+    pipeline.open(scene()).segment("the red box", box=RED_BOX)
+    assert mine.asked
+    assert not phrases.asked
+    mine.asked.clear()
+    pipeline.with_parts(own_refiner=None).open(scene()).segment(box=RED_BOX)
+    assert phrases.asked
+    assert not mine.asked
+
+
 def test_the_best_mask_is_drawn_again_and_the_others_give_way_to_it() -> None:
     after = drawn(*given([0], [0.9]), RedrawConfig())
     assert after.predicted_iou[0].tolist() == pytest.approx([0.2, 0.9])  # the segmenter's claims stay

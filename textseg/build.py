@@ -69,8 +69,13 @@ def load(
     if settings.detector is not None:
         finder = detector.load(**_arguments(settings.detector), **where, text_encoder=encoder)
     token = None if settings.text_prompt is None else text_prompt.TextPrompt.load(resolve(settings.text_prompt.model))
-    refiner = None if settings.refiner is None else nano_refiner.load(**_arguments(settings.refiner))
-    return Pipeline(segmenter, finder, encoder, token, refiner, config=pipeline_config(settings), cache=cache)
+    drawers = {
+        role: nano_refiner.load(**_arguments(model))
+        for role in ("refiner", "own_refiner")
+        if (model := getattr(settings, role)) is not None
+    }
+    config = pipeline_config(settings)
+    return Pipeline(segmenter, finder, encoder, token, **drawers, config=config, cache=cache)
 
 
 def pipeline_config(settings: Preset) -> PipelineConfig:

@@ -46,7 +46,7 @@ class Preset:
     Attributes:
         name: how people call it.
         summary: one line for ``textseg models``.
-        segmenter, detector, clip, text_prompt, refiner: the models; all but the segmenter may be absent.
+        segmenter, detector, clip, text_prompt, refiner, own_refiner: the models; all but the segmenter may be absent.
         device: "auto", "cpu", "cuda", "mps" …
         dtype: "float32", "bfloat16" or "float16": what the big models run in.
         propose, prompt, segment, redraw, rank: the stages' settings.
@@ -60,6 +60,7 @@ class Preset:
     clip: ModelConfig | None = None
     text_prompt: ModelConfig | None = None
     refiner: ModelConfig | None = None
+    own_refiner: ModelConfig | None = None
     device: str = "auto"
     dtype: str = "float32"
     propose: ProposeConfig = field(default_factory=ProposeConfig)

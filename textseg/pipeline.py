@@ -68,6 +68,8 @@ class Pipeline:
         clip: embeds phrases and masked crops; None leaves the "clip" part out.
         text_prompt: turns CLIP embeddings into SAM tokens; None leaves text-only proposals out.
         refiner: draws the likeliest masks again from a close look; None leaves the segmenter's.
+        own_refiner: draws those that the caller points at: what is pointed at is plain, and worth a closer look. None
+            asks ``refiner``.
         config: the stages' settings.
         cache: embeddings of pictures seen; made anew (in memory, a few pictures) when None.
     """
@@ -79,6 +81,7 @@ class Pipeline:
         clip: ImageTextEncoder | None = None,
         text_prompt: TextPrompt | None = None,
         refiner: MaskRefiner | None = None,
+        own_refiner: MaskRefiner | None = None,
         config: PipelineConfig | None = None,
         cache: EmbeddingCache | None = None,
     ) -> None:
@@ -87,6 +90,7 @@ class Pipeline:
         self.clip = clip
         self.text_prompt = text_prompt
         self.refiner = refiner
+        self.own_refiner = own_refiner
         self.config = config or PipelineConfig()
         self.cache = cache or EmbeddingCache()
         if text_prompt is not None and clip is None:
@@ -184,8 +188,9 @@ class OpenPicture:
         clock.lap("encode")
         candidates = segment(pipe.segmenter, embedding, self.image, prompts, config.segment)
         clock.lap("segment")
-        if pipe.refiner is not None:
-            candidates = redraw(pipe.refiner, self.image, proposals, prompts, candidates, config.redraw)
+        refiner = pipe.refiner if user is None else pipe.own_refiner or pipe.refiner
+        if refiner is not None:
+            candidates = redraw(refiner, self.image, proposals, prompts, candidates, config.redraw)
             clock.lap("redraw")
         scored = score(self.image, query, proposals, prompts, candidates, pipe.clip, config.rank, self._name_regions)
         choice = choose(scored, query, config.rank)

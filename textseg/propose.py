@@ -12,6 +12,8 @@ from textseg.errors import ConfigError
 from textseg.protocols import Detector
 from textseg.types import Float, Int, Proposals, Query
 
+_TURN = 0.7
+
 
 @dataclass(frozen=True)
 class ProposeConfig:
@@ -20,8 +22,7 @@ class ProposeConfig:
     Attributes:
         detector_threshold: least detector score, 0..1. Low on purpose: the ranking decides.
         max_per_phrase: most detector boxes kept for one phrase.
-        max_total: most proposals for one picture, however many phrases are asked; each phrase's best come first,
-            then each one's second best, and so on.
+        max_total: most proposals for one picture, however many phrases are asked, in ``fair_order``.
         text_only: whether each phrase also becomes a proposal without a box, carried by SAM's text token and the
             detector's rough mask, where it gives any. Needs a text prompt and a segmenter that takes text tokens.
     """
@@ -57,7 +58,7 @@ def propose(
         found = found[place_in_phrase(found.scores, found.phrase_index) < config.max_per_phrase]
     if config.text_only:
         found = concatenate([found, _text_proposals(found, len(query), size_hw)])
-    best = np.lexsort((-found.scores, place_in_phrase(found.scores, found.phrase_index)))[: config.max_total]
+    best = fair_order(found.scores, place_in_phrase(found.scores, found.phrase_index))[: config.max_total]
     return found[np.sort(best)]
 
 
@@ -112,3 +113,16 @@ def place_in_phrase(scores: Float, phrase_index: Int) -> Int:
     places = np.empty(len(scores), np.int64)
     places[order] = np.arange(len(scores)) - starts[np.searchsorted(phrases, phrase_index[order])]
     return places
+
+
+def fair_order(scores: Float, places: Int) -> Int:
+    """Return int64 (N,): in what order phrases that share a budget are served.
+
+    Each phrase's best comes before any phrase's second. Those that follow go by their scores, for a phrase that is
+    likely there has more use of them; but each counts less than the one before it, or one phrase would take all.
+
+    Args:
+        scores: float32 (N,).
+        places: int64 (N,), from ``place_in_phrase``.
+    """
+    return np.lexsort((-scores * _TURN**places, places > 0))

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from textseg.types import Bool, Candidates, Closeups, Embedding, Float, Image, Int, Prompts, Proposals, UInt8
 from textseg.vocabulary import Vocabulary
 
-ROLES = ("detector", "segmenter", "clip", "text_prompt", "refiner")
+ROLES = ("detector", "segmenter", "clip", "text_prompt", "refiner", "own_refiner")
 """The models of a pipeline, as its arguments and a preset's keys name them."""
 
 

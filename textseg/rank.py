@@ -16,7 +16,7 @@ from textseg.crops import masked_crops
 from textseg.errors import ConfigError, nearest
 from textseg.language import other_colors
 from textseg.matmul import matmul
-from textseg.propose import place_in_phrase
+from textseg.propose import fair_order, place_in_phrase
 from textseg.protocols import ImageTextEncoder, KnowsNouns
 from textseg.types import Bool, Candidates, Float, Image, Int, Prompts, Proposals, Query
 from textseg.vocabulary import SYNONYM_SIMILARITY
@@ -243,13 +243,14 @@ def _agreement(masks: Bool, proposals: Proposals, proposal_index: Int, size_hw: 
 def _worth_showing(scores: Float, areas: Float, phrase_index: Int, prompt_index: Int, config: RankConfig) -> Int:
     """Return the indices of the candidates that CLIP looks at, best first by the other parts.
 
-    Each prompt's best mask comes before any prompt's second, and within the budgets each phrase's before any second.
+    Of a phrase, each prompt's best mask comes before any prompt's second; phrases share the budget in ``fair_order``.
     """
     solid = np.flatnonzero(areas > 0)
     of_prompt = place_in_phrase(scores[solid], prompt_index[solid])  # 0 for each prompt's best mask
     places = place_in_phrase(-of_prompt.astype(np.float32) + scores[solid], phrase_index[solid])
-    order = np.lexsort((-scores[solid], places))[: max(config.clip_total, int((places == 0).sum()))]
-    return solid[order[places[order] < config.clip_budget]]
+    order = fair_order(scores[solid], places)
+    order = order[places[order] < config.clip_budget][: max(config.clip_total, int((places == 0).sum()))]
+    return solid[order]
 
 
 def _shared_in_prompt(seen: Float, shown: Int, prompt_index: Int) -> Float:

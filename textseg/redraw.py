@@ -15,7 +15,7 @@ import numpy as np
 from textseg import closeup, geometry
 from textseg.errors import ConfigError
 from textseg.prior import box_prior
-from textseg.propose import place_in_phrase
+from textseg.propose import fair_order, place_in_phrase
 from textseg.protocols import MaskRefiner
 from textseg.types import Bool, Candidates, Closeups, Float, Image, Int, Prompts, Proposals
 
@@ -29,7 +29,7 @@ class RedrawConfig:
 
     Attributes:
         per_phrase: most prompts of one phrase, those of the best proposals first.
-        total: most prompts in one call, however many phrases: each phrase's best first. The caller's own boxes,
+        total: most prompts in one call, however many phrases, in ``propose.fair_order``. The caller's own boxes,
             points and masks are always drawn again.
         own_mirrored: draw those in the mirrored picture too, and take the mean of both drawings.
         own_ellipses: where the caller gave a box and nothing beside it, and wants a single mask, draw that from the
@@ -200,10 +200,10 @@ def _replaced(closeups: Closeups, rows: Int, others: Closeups) -> Closeups:
 
 
 def _likeliest(proposals: Proposals, prompts: Prompts, own: Bool, config: RedrawConfig) -> list[int]:
-    """Return which prompts of phrases are drawn again, the best proposals of each phrase first."""
+    """Return which prompts of phrases are drawn again."""
     of = prompts.proposal_index
     scores = proposals.scores[of]
     places = place_in_phrase(scores, proposals.phrase_index[of])
-    order = np.lexsort((-scores, places))
+    order = fair_order(scores, places)
     kept: list[int] = order[(places[order] < config.per_phrase) & ~own[order]][: config.total].tolist()
     return kept

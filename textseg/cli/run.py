@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 PASS_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
-PARTS = ("clip", "detector", "sam", "refiner")
+PARTS = {"clip": "clip", "detector": "detector", "sam": "sam", "refiner": "refiner", "own_refiner": "refiner"}
+"""Of the embedded models, in the order of their training; and the module of ``textseg.train`` that trains each."""
 
 
 def evaluate(context: typer.Context) -> None:
@@ -51,5 +52,5 @@ def train(
         if not (folder / f"{part}.yaml").is_file():
             raise ConfigError(f"train: {folder / f'{part}.yaml'} is missing; --config takes a folder of such files")
     for part in parts:
-        module = importlib.import_module(f"textseg.train.{part}")
+        module = importlib.import_module(f"textseg.train.{PARTS[part]}")
         module.main(["--config", str(folder / f"{part}.yaml"), "--out", str(out / part), *context.args])

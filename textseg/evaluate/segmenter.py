@@ -95,9 +95,11 @@ def _compare(pipeline: Pipeline, image: Image, prompts: Prompts, truths: list[Bo
     for row, iou in enumerate(_overlaps(three, truths)):
         tally.add(BEST, kind, iou[three.predicted_iou[row].argmax()])
         tally.add(ORACLE, kind, iou.max())
-    if pipeline.refiner is not None:
-        asked, answered = (alone, single) if prompts.has_box.all() else (prompts, three)  # see ``UserPrompt.clear``
-        drawn = _drawn_again(pipeline.refiner, image, asked, answered, pipeline.config)
+    pointed = bool(prompts.has_box.all())
+    refiner = (pipeline.own_refiner if pointed else None) or pipeline.refiner  # a text token is no pointing
+    if refiner is not None:
+        asked, answered = (alone, single) if pointed else (prompts, three)  # see ``UserPrompt.clear``
+        drawn = _drawn_again(refiner, image, asked, answered, pipeline.config)
         for mask, truth in zip(drawn, truths, strict=True):
             tally.add(REDRAWN, kind, metrics.mask_iou(mask, truth))
     for iou in _overlaps(single, truths)[rows, single.predicted_iou.argmax(axis=1)]:
