@@ -68,8 +68,8 @@ class Pipeline:
         clip: embeds phrases and masked crops; None leaves the "clip" part out.
         text_prompt: turns CLIP embeddings into SAM tokens; None leaves text-only proposals out.
         refiner: draws the likeliest masks again from a close look; None leaves the segmenter's.
-        own_refiner: draws those that the caller points at: what is pointed at is plain, and worth a closer look. None
-            asks ``refiner``.
+        own_refiner: draws those of the caller's own boxes and rough masks: they say how far a thing reaches, which a
+            phrase's proposals and a click do not. None asks ``refiner``.
         config: the stages' settings.
         cache: embeddings of pictures seen; made anew (in memory, a few pictures) when None.
     """
@@ -188,7 +188,8 @@ class OpenPicture:
         clock.lap("encode")
         candidates = segment(pipe.segmenter, embedding, self.image, prompts, config.segment)
         clock.lap("segment")
-        refiner = pipe.refiner if user is None else pipe.own_refiner or pipe.refiner
+        bounded = user is not None and user.bounded
+        refiner = (pipe.own_refiner if bounded else None) or pipe.refiner
         if refiner is not None:
             candidates = redraw(refiner, self.image, proposals, prompts, candidates, config.redraw)
             clock.lap("redraw")

@@ -33,7 +33,7 @@ class RedrawConfig:
             points and masks are always drawn again.
         own_mirrored: draw those in the mirrored picture too, and take the mean of both drawings.
         own_ellipses: where the caller gave a box and nothing beside it, and wants a single mask, draw that from the
-            box's ellipse too, and take the mean: a weak segmenter's mask leads astray as often as it helps.
+            box's ellipse in place of the segmenter's mask: a weak segmenter's leads astray more often than it helps.
         unboxed_looks: how often a mask is drawn whose prompt has no box: each time a closer look is taken around what
             was drawn before, for the segmenter's mask says only roughly where the thing is.
     """
@@ -82,6 +82,9 @@ def redraw(
     logits = candidates.logits.copy()
     inside = geometry.crop_padding(logits, candidates.frame)  # (P, C, h, w), a view
     rough = np.ascontiguousarray(inside[prompt, mask])
+    if config.own_ellipses:
+        plain = (own & _bare_boxes(prompts))[prompt]
+        rough[plain] = box_prior(prompts.boxes_xyxy[prompt[plain]], image.size_hw, inside.shape[-2:])
     unlike, owner = closeup.distinct(rough > 0)  # one thing found for two phrases is drawn once
     index = np.where(index >= 0, owner[index], -1)
     drawn = prompt[unlike]
@@ -89,9 +92,6 @@ def redraw(
     asked = _Asked(rough[unlike], prompts.boxes_xyxy[drawn], _hints(prompts, own, drawn), twice)
     mirror = _mirror_image(image) if twice.any() else None
     closeups = _draw(refiner, image, mirror, asked)
-    if config.own_ellipses:
-        plain = np.flatnonzero((own & _bare_boxes(prompts))[drawn])
-        closeups = _from_ellipses(refiner, image, mirror, asked, closeups, plain)
     for _ in range(config.unboxed_looks - 1):
         closeups = _look_again(refiner, image, mirror, asked, closeups)
     for n, (near, window) in enumerate(zip(closeups.logits, closeups.windows, strict=True)):
@@ -149,18 +149,9 @@ def _draw(refiner: MaskRefiner, image: Image, mirror: Image | None, asked: _Aske
         return closeups
     seen = asked.of(twice).mirrored(image.size_hw[1])
     other = refiner.refine(mirror, seen.rough, seen.boxes_xyxy, seen.hints)
-    return _averaged(closeups, twice, replace(other, logits=_flipped(other.logits)))
-
-
-def _from_ellipses(
-    refiner: MaskRefiner, image: Image, mirror: Image | None, asked: _Asked, closeups: Closeups, rows: Int
-) -> Closeups:
-    """Return the closeups; some, whose windows are around their boxes, are the mean of one and of one from the box."""
-    if not len(rows):
-        return closeups
-    some = asked.of(rows)
-    rough = box_prior(some.boxes_xyxy, image.size_hw, (some.rough.shape[1], some.rough.shape[2]))
-    return _averaged(closeups, rows, _draw(refiner, image, mirror, some._replace(rough=rough)))
+    logits = np.asarray((closeups.logits[twice] + _flipped(other.logits)) / 2, np.float32)
+    claims = np.asarray((closeups.predicted_iou[twice] + other.predicted_iou) / 2, np.float32)
+    return _replaced(closeups, twice, Closeups(closeups.windows[twice], logits, claims))
 
 
 def _bare_boxes(prompts: Prompts) -> Bool:
@@ -182,13 +173,6 @@ def _look_again(
     size_hw, rough_hw = image.size_hw, asked.rough.shape[1:]
     rough = np.stack([closeup.paste(mask, window, size_hw, rough_hw, OUTSIDE) for mask, window in near])
     return _replaced(closeups, rows, _draw(refiner, image, mirror, asked.of(rows)._replace(rough=rough)))
-
-
-def _averaged(closeups: Closeups, rows: Int, others: Closeups) -> Closeups:
-    """Return the closeups; some rows are the mean with others of the same windows."""
-    logits = np.asarray((closeups.logits[rows] + others.logits) / 2, np.float32)
-    claims = np.asarray((closeups.predicted_iou[rows] + others.predicted_iou) / 2, np.float32)
-    return _replaced(closeups, rows, Closeups(closeups.windows[rows], logits, claims))
 
 
 def _replaced(closeups: Closeups, rows: Int, others: Closeups) -> Closeups:

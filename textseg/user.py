@@ -69,9 +69,14 @@ class UserPrompt:
         return np.where(np.isnan(self.boxes_xyxy), whole, self.boxes_xyxy)
 
     @property
+    def bounded(self) -> bool:
+        """Whether the caller says how far the objects reach: by a box or a rough mask."""
+        return not np.isnan(self.boxes_xyxy).any() or self.mask_logits is not None
+
+    @property
     def clear(self) -> bool:
         """Whether one mask is meant: a box, a rough mask or several points, as SAM's authors advise."""
-        return not np.isnan(self.boxes_xyxy).any() or self.mask_logits is not None or self.points_xy.shape[1] > 1
+        return self.bounded or self.points_xy.shape[1] > 1
 
 
 def _points(points: Any, labels: Any, size_hw: tuple[int, int]) -> tuple[Float | None, Int | None]:
