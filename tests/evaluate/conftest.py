@@ -50,7 +50,7 @@ def write_set(folder: Path, pictures: dict[int, list[tuple[str, str, tuple[int, 
 
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a root with coco, ccp, two car folders, backgrounds and four cut-outs."""
+    """Return a root with coco, ccp, two car folders, two folders of objects, backgrounds and four cut-outs."""
     root = tmp_path_factory.mktemp("data")
     left, right, low = (10, 20, 50, 70), (70, 30, 120, 60), (10, 76, 60, 92)
     write_set(root / "coco", {10: [("cup", "red", left), ("dog", "blue", right)], 20: [("cup", "green", left)]})
@@ -63,6 +63,14 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     grounds.mkdir(parents=True)
     for i in range(11):
         cv2.imwrite(str(grounds / f"{i:02d}.jpg"), picture([]))
+    for noun, ground in (("pagoda", "white"), ("sloth", "gray")):
+        (root / "caltech101" / noun).mkdir()
+        rgb = np.full((96, 128, 3), PALETTE[ground], np.uint8)
+        rgb[30:70, 40:100] = PALETTE["red"]
+        for i in range(11):
+            cv2.imwrite(
+                str(root / "caltech101" / noun / f"{i:02d}.jpg"), rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 100]
+            )
     (root / "fluent" / "images").mkdir(parents=True)
     names = []
     for i, noun in enumerate(NOUNS):

@@ -73,6 +73,24 @@ def test_scenes_are_the_same_each_time(material: Material) -> None:
         assert (a.image_rgb == b.image_rgb).all() and [x.phrase for x in a.asks] == [x.phrase for x in b.asks]
 
 
+def test_objects_are_asked_for_by_their_noun_and_by_another(material: Material) -> None:
+    pages = list(photo_pages.object_pages(material))
+    assert len(pages) == 4  # every tenth of eleven, of two nouns
+    assert [page.index for page in pages] == [0, 1, 2, 3]
+    for page in pages:
+        there, gone = page.asks
+        assert {there.phrase, gone.phrase} == {"pagoda", "sloth"}
+        assert there.present and not gone.present
+        if there.phrase == "pagoda":  # on white
+            assert there.union is not None
+            assert there.union[30:70, 40:100].mean() > 0.95 and there.union.sum() < 1.1 * 40 * 60
+        else:
+            assert there.union is None and there.boxes_xyxy.tolist() == [[0, 0, 128, 96]]
+    outlined = list(photo_pages.object_pages(material, outlined=True))
+    assert [page.asks[0].phrase for page in outlined] == ["pagoda", "pagoda"]
+    assert len(list(photo_pages.object_pages(material, 3))) == 3
+
+
 def test_noun_scenes_ask_for_what_is_there_and_what_is_not(material: Material) -> None:
     for page in scene_pages.noun_pages(material, 5):
         there = {a.phrase for a in page.asks if a.present}

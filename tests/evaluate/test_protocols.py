@@ -64,6 +64,15 @@ def test_a_noun_without_a_colour_is_not_found_by_the_fakes(material: Material) -
     assert protocols.coco_classes(fake_pipeline(), material)["found at all"].value == 0.0
 
 
+def test_objects_that_the_fakes_do_not_know_are_not_there(material: Material) -> None:
+    outcome = protocols.objects(fake_pipeline(), material)
+    assert outcome.pictures == 4
+    assert outcome["found at all"].value == 0.0
+    assert outcome["rightly empty"].value == 1.0
+    assert outcome["mean IoU"].n == 2
+    assert outcome["AUROC, present against absent"].n == 8
+
+
 def test_the_right_car_by_colour(material: Material) -> None:
     outcome = protocols.cars(fake_pipeline(), material)
     assert outcome["right car by colour (photograph)"].value == 1.0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ FIT_PAGES: dict[str, Callable[[Material, int | None], Iterator[Page]]] = {
     "ccp": photo_pages.garment_pages,
     "ccp_color": photo_pages.garment_color_pages,
     "coco": photo_pages.class_pages,
+    "objects": partial(photo_pages.object_pages, outlined=True),
     "cars_color": photo_pages.car_color_pages,
 }
 """Sets that candidates are collected from. ("car" alone is not: the car folders leave cars unlabelled.)"""

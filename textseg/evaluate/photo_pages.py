@@ -1,4 +1,4 @@
-"""Photographs to ask of: garments, classes, cars. The validation tenth of each set."""
+"""Photographs to ask of: garments, classes, single objects, cars. The validation tenth of each set."""
 
 from __future__ import annotations
 
@@ -29,6 +29,29 @@ def garment_pages(material: Material, limit: int | None = None) -> Iterator[Page
 def class_pages(material: Material, limit: int | None = None) -> Iterator[Page]:
     """COCO photographs: every class name that is there, as many that are not. Crowds are ignored pixels."""
     return limited(_class_pages(material, "coco", 5), limit)
+
+
+def object_pages(material: Material, limit: int | None = None, *, outlined: bool = False) -> Iterator[Page]:
+    """Photographs of one thing each (Caltech-101): its noun, and one of the other nouns that is surely not there.
+
+    Where the border is white, the thing's outline is known, elsewhere only that it is in the middle: its box is the
+    whole picture's. Nouns are mixed, so that a limit takes some of many.
+
+    Args:
+        material: the pictures.
+        limit: most pages.
+        outlined: only those with an outline.
+    """
+    photos = material.photos("caltech")
+    vocabulary = sorted({o.name for sample in photos for o in sample.objects})
+    rng = np.random.default_rng([SEED, 9])
+    mixed = (photos[int(i)] for i in rng.permutation(len(photos)))
+    kept = (sample for sample in mixed if sample.objects[0].mask is not None or not outlined)
+    for index, sample in enumerate(islice(kept, limit)):
+        noun = sample.objects[0].name
+        asks = [ask(sample, noun, None, noun, noun)]
+        asks += [Ask(gone, "absent") for gone in absent_nouns(sample, vocabulary, 1, rng)]
+        yield Page("objects", index, sample.image_rgb, tuple(asks))
 
 
 def garment_color_pages(material: Material, limit: int | None = None) -> Iterator[Page]:

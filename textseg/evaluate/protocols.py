@@ -89,6 +89,29 @@ def coco_classes(pipeline: Pipeline, material: Material, limit: int | None = Non
     return Outcome("coco_classes", what, pages, (tally.figure(IOU, 0.30), tally.figure("found at all")))
 
 
+def objects(pipeline: Pipeline, material: Material, limit: int | None = None) -> Outcome:
+    """Photographs of one thing each: is it found by its noun, and is another noun "not there"?
+
+    The outline is only known of those with a white border; their union of accepted masks is measured.
+    """
+    tally = Tally()
+    there: list[float] = []
+    gone: list[float] = []
+    for _, ask, result in _answers(pipeline, photo_pages.object_pages(material, limit), present_only=False):
+        (there if ask.present else gone).append(float(result.phrase_scores[0]))
+        tally.add("found at all" if ask.present else "rightly empty", ask.kind, (len(result) > 0) is ask.present)
+        if ask.masks:
+            tally.add(IOU, ask.kind, metrics.mask_iou(result.union(ask.phrase), _truth(ask)))
+    figures = (
+        Figure(f"{AUROC}, present against absent", metrics.auroc(there, gone), len(there) + len(gone), 0.90),
+        tally.figure("found at all"),
+        tally.figure("rightly empty"),
+        tally.figure(IOU),
+    )
+    what = "photographs of one thing each (Caltech-101), its noun and one that is not there; outlines of some"
+    return Outcome("objects", what, len(there), figures)
+
+
 def cars(pipeline: Pipeline, material: Material, limit: int | None = None) -> Outcome:
     """Large cars on photographs ("car"), and the right one of several by its colour.
 

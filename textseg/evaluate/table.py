@@ -17,6 +17,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "ccp_garments": protocols.ccp_garments,
     "ccp_color": protocols.ccp_color,
     "coco_classes": protocols.coco_classes,
+    "objects": protocols.objects,
     "cars": protocols.cars,
     "absent": protocols.absent,
     "sam_true_box": segmenter.sam_true_box,
