@@ -19,6 +19,7 @@ KINDS: dict[str, Any] = {
     "clip": ClipTrainConfig,
     "detector": TrainConfig,
     "refiner": RefinerTrainConfig,
+    "own_refiner": RefinerTrainConfig,
     "sam": SamTrainConfig,
 }
 
