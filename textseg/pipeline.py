@@ -118,6 +118,10 @@ class Pipeline:
                 logger.warning("%s: %s", source, error)
                 yield BatchItem(source, None, error)
 
+    def refiner_for(self, *, bounded: bool) -> MaskRefiner | None:
+        """Return who draws again what is asked for, ``bounded`` by a box or rough mask of the caller's or not."""
+        return (self.own_refiner if bounded else None) or self.refiner
+
     def with_config(self, config: PipelineConfig) -> Pipeline:
         """Return a pipeline of the same models and cache with other settings."""
         return self.with_parts(config=config)
@@ -188,8 +192,7 @@ class OpenPicture:
         clock.lap("encode")
         candidates = segment(pipe.segmenter, embedding, self.image, prompts, config.segment)
         clock.lap("segment")
-        bounded = user is not None and user.bounded
-        refiner = (pipe.own_refiner if bounded else None) or pipe.refiner
+        refiner = pipe.refiner_for(bounded=user is not None and user.bounded)
         if refiner is not None:
             candidates = redraw(refiner, self.image, proposals, prompts, candidates, config.redraw)
             clock.lap("redraw")

@@ -13,6 +13,7 @@ from textseg.protocols import Detector
 from textseg.types import Float, Int, Proposals, Query
 
 _TURN = 0.7
+"""What a phrase's next proposal counts beside the one before it, where phrases share a budget."""
 
 
 @dataclass(frozen=True)

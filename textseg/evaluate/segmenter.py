@@ -96,7 +96,7 @@ def _compare(pipeline: Pipeline, image: Image, prompts: Prompts, truths: list[Bo
         tally.add(BEST, kind, iou[three.predicted_iou[row].argmax()])
         tally.add(ORACLE, kind, iou.max())
     pointed = bool(prompts.has_box.all())
-    refiner = (pipeline.own_refiner if pointed else None) or pipeline.refiner
+    refiner = pipeline.refiner_for(bounded=pointed)
     if refiner is not None:
         asked, answered = (alone, single) if pointed else (prompts, three)  # see ``UserPrompt.clear``
         drawn = _drawn_again(refiner, image, asked, answered, pipeline.config)
