@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -16,8 +17,20 @@ from torch.nn import functional
 from textseg.errors import ConfigError
 from textseg.geometry import mask_iou
 from textseg.train.clip import ClipTrainConfig, _groups, _stored, _Trainer, noun_loss, pair_loss
-from textseg.train.clip_data import FILL_RGB, Crop, crop_targets, crop_window, cut_crop, rough_mask
+from textseg.train.clip_data import (
+    FILL_RGB,
+    Crop,
+    _cover,
+    _painted,
+    _warp,
+    crop_targets,
+    crop_window,
+    cut_crop,
+    rough_mask,
+)
 from textseg.train.clip_model import ClipModelConfig, build_nano_clip, encode_short_text, export
+from textseg.train.colors import name_color
+from textseg.train.data import LabelledObject
 from textseg.train.loop import Ema, cosine_rate, load_checkpoint, save_checkpoint
 from textseg.train.noun_table import BACKGROUND, NounTable
 from textseg.train.vocab import NanoTokenizer, build_tokenizer
@@ -240,3 +253,36 @@ def test_the_trunk_learns_at_a_rate_of_its_own(model: open_clip.CLIP) -> None:
     assert sum(len(group["params"]) for group in groups) == len(rates) == len(list(model.parameters()))
     assert {rates[id(p)] for p in model.visual.trunk.parameters()} == {0.5}
     assert rates[id(model.visual.head.proj.weight)] == 1.0 and rates[id(model.logit_scale)] == 5.0
+
+
+def test_warped_and_covered_crops_keep_their_size_and_their_fill() -> None:
+    image = np.full((48, 48, 3), FILL_RGB, np.uint8)
+    image[12:36, 12:36] = (200, 30, 30)
+    rng = np.random.default_rng(0)
+    kept, left = [], []
+    for _ in range(30):
+        warped, covered = _warp(image, rng), _cover(image, rng)
+        assert warped.shape == covered.shape == image.shape and warped.dtype == covered.dtype == np.uint8
+        assert warped[0, 0].tolist() == list(FILL_RGB), "what comes in from outside is no thing"
+        kept.append((warped[..., 0] > 160).sum() / 24**2)
+        left.append((covered[..., 0] > 160).sum() / 24**2)
+    assert 0.7 < np.mean(kept) < 1.4, "about as large as before"
+    assert 0.4 < np.mean(left) < 0.98 and min(left) < 0.8
+    assert (image[12:36, 12:36] == (200, 30, 30)).all(), "the crop itself stays as it was"
+
+
+def test_a_painted_car_has_the_colour_that_it_is_said_to_have() -> None:
+    picture = np.full((60, 60, 3), (128, 129, 131), np.uint8)
+    mask = np.zeros((60, 60), bool)
+    mask[15:45, 10:50] = True
+    car = LabelledObject("car", frozenset({"car"}), "gray", np.array([10, 15, 50, 45], np.float32), mask)
+    rng, seen = np.random.default_rng(0), set()
+    for _ in range(40):
+        image, thing = _painted(picture, car, rng)
+        assert name_color(image[mask]) == thing.color
+        assert (image[~mask] == picture[~mask]).all() and thing.name == "car"
+        seen.add(thing.color)
+    assert len(seen) > 8
+    for other in (replace(car, mask=None), replace(car, name="license plate")):
+        image, thing = _painted(picture, other, rng)
+        assert image is picture and thing is other

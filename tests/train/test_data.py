@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from textseg import geometry
+from textseg.errors import DataError
 from textseg.train import nouns
 from textseg.train.data import PhotoSet, ellipse_color, mask_box, white_border_mask
 
@@ -84,6 +86,21 @@ def test_boxes_have_no_mask_and_nothing_is_exhaustive(tmp_path: Path) -> None:
     sample = PhotoSet.load(tmp_path, "vehicles", "train")[0]
     assert sample.objects[0].mask is None and sample.objects[0].color == "red"
     assert "car" not in sample.exhaustive
+
+
+def test_boxes_may_be_given_masks_but_only_of_their_pictures_size(tmp_path: Path) -> None:
+    boxes = [{"category_id": 1, "bbox": [6.0, 4.0, 40.0, 30.0]}, {"category_id": 1, "bbox": [0.0, 0.0, 9.0, 9.0]}]
+    write_set(tmp_path, "vehicles-openimages", ["car"], {1: boxes})
+    photos = PhotoSet.load(tmp_path, "vehicles", "train")
+    mask = np.zeros((40, 60), np.bool_)
+    mask[5:30, 8:40] = True
+    known, unknown = photos.with_masks({(0, 0): geometry.encode_rle(mask)})[0].objects
+    assert known.mask is not None and (known.mask == mask).all() and unknown.mask is None
+    assert photos[0].objects[0].mask is None, "the set itself stays as it was"
+    with pytest.raises(DataError, match=r"mask of picture 0 of vehicles: size is \[9, 9\], expected \[40, 60\]"):
+        photos.with_masks({(0, 0): geometry.encode_rle(mask[:9, :9])})
+    with pytest.raises(DataError, match="picture 7 of vehicles"):
+        photos.with_masks({(7, 0): geometry.encode_rle(mask)})
 
 
 def test_shrinking_moves_boxes_and_masks(tmp_path: Path) -> None:

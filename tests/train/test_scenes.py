@@ -108,6 +108,26 @@ def test_things_are_cut_out_of_photographs() -> None:
     assert photo_cutouts([picture], least_side=50) == []
 
 
+def test_only_vehicles_of_photographs_are_painted() -> None:
+    mask = np.zeros((80, 80), np.bool_)
+    mask[10:70, 10:70] = True
+    picture = np.full((80, 80, 3), (120, 120, 122), np.uint8)
+    thing = LabelledObject("car", frozenset({"car", "sedan"}), "gray", np.array([10, 10, 70, 70], np.float32), mask)
+    sample = Sample(picture, (thing, replace(thing, name="license plate")), frozenset(), "vehicles")
+    car, plate = photo_cutouts([sample])
+    assert car.paintable and not plate.paintable
+    assert not photo_cutouts([replace(sample, source="coco")])[0].paintable
+    config = replace(CONFIG, same_noun_probability=1.0, car_share=1.0, objects=(2, 2))
+    seen: set[str | None] = set()
+    for photos in ([car], [replace(car, paintable=False)]):
+        composer = SceneComposer(CUTOUTS, [np.full((60, 60, 3), 128, np.uint8)], config, photos)
+        scenes = [composer.compose(np.random.default_rng(seed)) for seed in range(20)]
+        cars = [o.color for s in scenes for o in s.objects if "sedan" in o.names]
+        assert bool(cars) == photos[0].paintable, "as several of one noun, a photograph's own colour would not do"
+        seen |= set(cars)
+    assert len(seen) > 4
+
+
 def test_any_folder_of_cutouts_will_do(tmp_path: Path) -> None:
     rgba = CUTOUTS[0].rgba
     cv2.imwrite(str(tmp_path / "garden-gnome.png"), cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA))

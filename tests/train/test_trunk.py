@@ -18,6 +18,7 @@ from textseg.train.trunk import (
     PACKAGES,
     Pixels,
     depthwise_in_float32,
+    drop_paths,
     freeze,
     rest_norms,
     start_trunk,
@@ -134,3 +135,25 @@ def test_depthwise_convolutions_stay_in_float32_and_others_do_not() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             network(picture)
     assert seen == {"conv_dw": torch.float32, "conv_pw": torch.bfloat16}
+
+
+def test_blocks_are_passed_by_while_learning_alone() -> None:
+    torch.manual_seed(0)
+    network = timm.create_model(LITE, pretrained=False)
+    picture = torch.randn(4, 3, 32, 32)
+    before = network.eval()(picture)
+    drop_paths(network, 0.0)
+    assert not any(isinstance(m, timm.layers.DropPath) for m in network.modules())
+    drop_paths(network, 0.5)
+    shares = [m.drop_prob for m in network.modules() if isinstance(m, timm.layers.DropPath)]
+    assert shares == sorted(shares) and shares[-1] == 0.5 and 0 < shares[0] < 0.1
+    with torch.no_grad():
+        torch.testing.assert_close(network.eval()(picture), before)
+        freeze(network, ("",))
+        network.train()
+        rest_norms(network, ("bn", "blocks"))
+        assert network.blocks[-2][-1].training is False
+        for module in network.modules():
+            if isinstance(module, timm.layers.DropPath):
+                module.train()
+        assert not torch.allclose(network(picture), before)

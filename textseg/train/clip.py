@@ -49,7 +49,7 @@ from textseg.train.loop import (
 )
 from textseg.train.noun_table import NounTable, exclusive_nouns
 from textseg.train.text_tower import train_text_tower
-from textseg.train.trunk import Pixels, depthwise_in_float32, freeze, rest_norms, start_trunk, trunk_weights
+from textseg.train.trunk import Pixels, depthwise_in_float32, drop_paths, freeze, rest_norms, start_trunk, trunk_weights
 from textseg.train.vocab import NanoTokenizer, all_nouns, build_tokenizer, corpus
 from textseg.vocabulary import Vocabulary
 
@@ -79,6 +79,8 @@ class ClipTrainConfig:
     """What of the trunk stays as it started: its layers whose names start so, their norms' averages too."""
     trunk_rate: float = 1.0
     """The trunk's learning rate, as a share of the others'."""
+    drop_path: float = 0.0
+    """Share of the pictures that pass by the trunk's last block while it learns; less for the blocks before it."""
     seed: int = 0
     threads: int = 2
     workers: int = 1
@@ -175,6 +177,7 @@ def train_clip(
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.startswith("visual.") or name in _SCALARS)
     freeze(model.visual.trunk, config.frozen)
+    drop_paths(model.visual.trunk, config.drop_path)
     depthwise_in_float32(model.visual.trunk)
     trainer = _Trainer(config, model, out)
     if resume:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from textseg import closeup
+from textseg.train import box_masks
 from textseg.train import sam_prompts as sp
-from textseg.train.colors import COLORS
-from textseg.train.data import LabelledObject, PhotoSet
+from textseg.train.colors import COLORS, recolor
+from textseg.train.data import COLORLESS, VEHICLE_SETS, LabelledObject, PhotoSet
 from textseg.train.loop import worker_generator
 from textseg.train.noun_table import ANY_THING, BACKGROUND, NounTable
 from textseg.train.phrases import phrase
@@ -120,6 +121,14 @@ class CropConfig:
     rough: float = 0.0
     """Share of the masked crops whose mask is off as a segmenter's is: that is what the ranking will show."""
     color_probability: float = 0.45
+    box_masks: str = ""
+    """Masks of the things that have boxes alone, a file that `box_masks` writes; "" for none."""
+    painted: float = 0.0
+    """Share of the vehicles with masks that are given another colour: most cars are gray or black."""
+    warped: float = 0.0
+    """Share of the crops that are turned and stretched a little."""
+    covered: float = 0.0
+    """Share of the crops of which a rectangle is hidden, as behind something else."""
 
 
 class CropSource:
@@ -133,11 +142,11 @@ class CropSource:
             "ccp": PhotoSet.load(root, "ccp", "train"),
             "caltech": PhotoSet.load(root, "caltech", "train", max_side=176),
         }
-        boxes = [PhotoSet.load(root, n, "train") for n in ("vehicles", "plates", "fruit", "bottles")]
-        self._boxes = boxes
+        self._boxes = boxes = list(box_masks.load(config.box_masks, root, box_masks.SETS).values())
         self._box_places = {s.name: [(i, j) for i, j, _ in s.places(least_side=24)] for s in boxes}
         self._cutouts = load_cutouts(root / "fluent", max_side=160)
-        pasted = [*photo_cutouts(self._sets["coco"]), *photo_cutouts(self._sets["ccp"])]
+        outlined = [photos for photos in boxes if photos.name in VEHICLE_SETS]
+        pasted = [c for photos in (self._sets["coco"], self._sets["ccp"], *outlined) for c in photo_cutouts(photos)]
         scene = SceneConfig(
             size_hw=(config.scene_size, config.scene_size),
             objects=config.scene_objects,
@@ -174,7 +183,10 @@ class CropSource:
                 photos = self._boxes[int(rng.choice(4, p=(0.42, 0.28, 0.2, 0.1)))]
                 places = self._box_places[photos.name]
                 i, j = places[int(rng.integers(len(places)))]
-                found.append(self._crop(*photos.one(i, j), rng))
+                image, thing = photos.one(i, j)
+                if photos.name in VEHICLE_SETS and rng.random() < self.config.painted:
+                    image, thing = _painted(image, thing, rng)
+                found.append(self._crop(image, thing, rng))
             else:
                 found.append(self._photo(kind, rng))
         return found[:count]
@@ -201,6 +213,10 @@ class CropSource:
         if rough and thing.mask is not None:
             window = crop_window(thing.box_xyxy, grow, shift)
             image[~rough_mask(thing.mask, window, config.side, rng)] = FILL_RGB
+        if rng.random() < config.warped:
+            image = _warp(image, rng)
+        if rng.random() < config.covered:
+            image = _cover(image, rng)
         return Crop(_jitter(image, rng), thing.names, thing.name, thing.color)
 
     def _background(self, rng: np.random.Generator) -> Crop:
@@ -247,6 +263,40 @@ def _index_by_class(photos: PhotoSet) -> dict[str, list[tuple[int, int]]]:
     for i, j, name in photos.places(least_side=14):
         places.setdefault(name, []).append((i, j))
     return places
+
+
+def _painted(
+    image_rgb: NDArray[np.uint8], thing: LabelledObject, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], LabelledObject]:
+    """Give a thing another colour, in a copy of its picture; not without a mask, nor where no colour is its own."""
+    if thing.mask is None or thing.name in COLORLESS:
+        return image_rgb, thing
+    color = COLORS[int(rng.integers(len(COLORS)))]
+    rgba = np.dstack([image_rgb, thing.mask.view(np.uint8) * np.uint8(255)])
+    return recolor(rgba, color, rng)[..., :3], replace(thing, color=color)
+
+
+def _warp(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Turn a crop by 15 degrees or so, stretch and lean it, about its middle."""
+    side = len(image)
+    turn = cv2.getRotationMatrix2D((side / 2, side / 2), float(rng.normal(0, 12)), 1.0)
+    stretch = np.diag(np.exp(rng.normal(0, 0.12, 2)))
+    stretch[0, 1] = rng.normal(0, 0.08)
+    matrix = stretch @ turn
+    matrix[:, 2] += side / 2 - stretch @ np.full(2, side / 2)
+    warped = cv2.warpAffine(image, matrix, (side, side), borderMode=cv2.BORDER_CONSTANT, borderValue=FILL_RGB)
+    return np.asarray(warped, np.uint8)
+
+
+def _cover(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Hide a rectangle of 5 to 25 % of a crop."""
+    side = len(image)
+    area, ratio = rng.uniform(0.05, 0.25) * side**2, np.exp(rng.uniform(-0.8, 0.8))
+    height, width = min(side, round((area * ratio) ** 0.5)), min(side, round((area / ratio) ** 0.5))
+    y, x = int(rng.integers(side - height + 1)), int(rng.integers(side - width + 1))
+    image = image.copy()
+    image[y : y + height, x : x + width] = FILL_RGB
+    return image
 
 
 def _jitter(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -124,7 +124,7 @@ def recolor(rgba: NDArray[np.uint8], color: str, rng: np.random.Generator) -> ND
     hsv[..., 1][surface] = 255 * np.clip(saturation * rng.uniform(0.9, 1.1) * spread, 0, 1)
     hsv[..., 2][surface] = 255 * np.clip(new_value, 0, 1)
     out = rgba.copy()
-    out[..., :3] = cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB)
+    out[..., :3][surface] = cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB)[surface]
     return out
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from textseg.train import nouns
 from textseg.train.colors import name_color
-from textseg.train.data import LabelledObject, Sample, mask_box
+from textseg.train.data import COLORLESS, VEHICLE_SETS, LabelledObject, Sample, mask_box
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,8 @@ class Cutout:
     parts: tuple[Part, ...] = ()
     clouds: frozenset[str] = frozenset()
     """Nouns that may be in this cut-out without a label, so no longer exhaustive beside it."""
+    paintable: bool = True
+    """Whether it may be given another colour: a face or a garment of a photograph would look like none."""
 
 
 def load_cutouts(folder: str | Path, *, max_side: int = 192) -> list[Cutout]:
@@ -113,10 +115,10 @@ def _trim(rgba: NDArray[np.uint8], max_side: int) -> NDArray[np.uint8] | None:
 
 
 def photo_cutouts(samples: Iterable[Sample], *, least_side: int = 40, max_side: int = 224) -> list[Cutout]:
-    """Things cut out of photographs by their masks: coco instances, whole ccp persons, caltech objects.
+    """Things cut out of photographs by their masks: coco instances, whole ccp persons, caltech objects, vehicles.
 
-    Garments of a ccp person come along as parts. Instances smaller than `least_side` pixels, crowds
-    and those cut by more than two of the picture's edges are left out.
+    Garments of a ccp person come along as parts; vehicles may be given another colour. Instances smaller than
+    `least_side` pixels, crowds and those cut by more than two of the picture's edges are left out.
     """
     found = []
     for sample in samples:
@@ -153,7 +155,8 @@ def _photo_cutout(sample: Sample, thing: LabelledObject, least_side: int, max_si
             Part(o.name, o.names, o.color, _shrink(o.mask[y0:y1, x0:x1], size)) for o in others if o.mask is not None
         )
         clouds = frozenset({"clothing", "clothes"})
-    return Cutout(thing.name, thing.names, np.ascontiguousarray(rgba), thing.color, parts, clouds)
+    paintable = sample.source in VEHICLE_SETS and thing.name not in COLORLESS
+    return Cutout(thing.name, thing.names, np.ascontiguousarray(rgba), thing.color, parts, clouds, paintable)
 
 
 def _shrink(mask: NDArray[np.bool_], size_wh: tuple[int, int]) -> NDArray[np.bool_]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from textseg import geometry
+from textseg.errors import DataError
 from textseg.train import nouns
 from textseg.train.colors import name_color
 
@@ -62,7 +63,11 @@ CALTECH_NOUNS: dict[str, str] = {
 }
 """Caltech-101 folders whose noun is not simply the folder's name."""
 
-_NO_COLOR = frozenset({"person", "skin", "accessories", "license plate", "face"})
+VEHICLE_SETS = frozenset({"vehicles", "plates"})
+"""The sets whose photographs show cars and the like: dark windows and tyres are no part of their colour."""
+
+COLORLESS = frozenset({"person", "skin", "accessories", "license plate", "face"})
+"""Nouns that nobody puts a colour word before."""
 _BORDER_WHITE = 244
 _OFTEN_BESIDE = frozenset({"face", "human face", "chair", "lamp", "cup", "car", "umbrella", "watch"})
 """Caltech's nouns that its pictures of something else may show too, without a label."""
@@ -149,6 +154,21 @@ class PhotoSet:
             return cls(name, _load_caltech(folder, split, cutouts, max_side))
         return cls(name, _load_annotated(folder, name, split, cutouts, max_side))
 
+    def with_masks(self, masks: Mapping[tuple[int, int], dict[str, Any]]) -> PhotoSet:
+        """The same photographs, some of their objects with a mask: (picture, label) → COCO RLE; see `box_masks`.
+
+        Raises DataError where a mask is not of its picture's size.
+        """
+        for (i, _), rle in masks.items():
+            size_hw = list(self._photos[i].image_rgb.shape[:2]) if i < len(self._photos) else None
+            if rle["size"] != size_hw:
+                raise DataError(f"mask of picture {i} of {self.name}: size is {rle['size']}, expected {size_hw}")
+        photos = []
+        for i, photo in enumerate(self._photos):
+            labels = (replace(label, rle=masks.get((i, j), label.rle)) for j, label in enumerate(photo.labels))
+            photos.append(replace(photo, labels=tuple(labels)))
+        return PhotoSet(self.name, photos)
+
     def __len__(self) -> int:
         return len(self._photos)
 
@@ -185,21 +205,8 @@ def mask_box(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
 
 
 def _decode(label: _Label) -> LabelledObject:
-    mask = None if label.rle is None else decode_rle(label.rle).astype(bool)
+    mask = None if label.rle is None else geometry.decode_rle(label.rle)
     return LabelledObject(label.name, label.names, label.color, label.box_xyxy, mask, label.crowd)
-
-
-def decode_rle(rle: dict[str, Any]) -> NDArray[np.uint8]:
-    """(H, W) uint8 of a COCO RLE; quiet about pycocotools' own use of an old NumPy call."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        mask: NDArray[np.uint8] = coco_mask.decode(rle)
-    return mask
-
-
-def _encode(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    rle: dict[str, Any] = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return rle
 
 
 def _read(path: Path, max_side: int | None) -> NDArray[np.uint8]:
@@ -266,20 +273,20 @@ def _label(
     rle = annotation.get("segmentation")
     mask = None
     if rle:
-        mask = decode_rle(rle)
+        mask = geometry.decode_rle(rle).view(np.uint8)
         if mask.shape != (height, width):
             resized = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
             mask = np.asarray(resized, dtype=np.uint8)
-            rle = _encode(mask.astype(bool))
+            rle = geometry.encode_rle(mask.astype(bool))
     x, y, w, h = annotation["bbox"]
     box = np.array([x, y, x + w, y + h], dtype=np.float32) * np.float32(scale)
     crowd = bool(annotation.get("iscrowd", 0))
     color = None
-    if name not in _NO_COLOR and not crowd:
+    if name not in COLORLESS and not crowd:
         if mask is not None:
             color = name_color(image_rgb[mask.astype(bool)])
         else:
-            color = ellipse_color(image_rgb, box, skip_dark=source in {"vehicles", "plates"})
+            color = ellipse_color(image_rgb, box, skip_dark=source in VEHICLE_SETS)
     return _Label(name, nouns.photo_names(name, cutouts), color, box, rle or None, crowd)
 
 
@@ -341,8 +348,8 @@ def _load_caltech(
             mask = white_border_mask(image)
             height, width = image.shape[:2]
             box = np.array([0, 0, width, height], np.float32) if mask is None else mask_box(mask)
-            color = None if mask is None or noun in _NO_COLOR else name_color(image[mask])
-            rle = None if mask is None else _encode(mask)
+            color = None if mask is None or noun in COLORLESS else name_color(image[mask])
+            rle = None if mask is None else geometry.encode_rle(mask)
             label = _Label(noun, names, color, box, rle, False)
             photos.append(_Photo(image, (label,), elsewhere))
     return photos

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from textseg.train.data import PhotoSet, Sample
+from textseg.train import box_masks
+from textseg.train.data import VEHICLE_SETS, PhotoSet, Sample
 from textseg.train.detector_names import NameVocabulary
 from textseg.train.detector_targets import Batch, ViewConfig, collate, phrase_maps, random_view
 from textseg.train.phrases import PhraseSampler
@@ -39,6 +40,7 @@ class DataConfig:
         scene: how scenes are composed, but for their size.
         color_probability, hard_probability: see `PhraseSampler`.
         caltech_cutouts: whether things are cut out of caltech's photographs too.
+        box_masks: masks of the vehicles, a file that `box_masks` writes, to cut them out too; "" for none.
     """
 
     mixture: Mapping[str, float] = field(
@@ -61,6 +63,7 @@ class DataConfig:
     color_probability: float = 0.4
     hard_probability: float = 0.4
     caltech_cutouts: bool = True
+    box_masks: str = ""
 
 
 def side_at(stages: Sequence[tuple[float, int]], progress: float) -> int:
@@ -79,6 +82,8 @@ class Sources:
         pasted = [*labelled]
         if config.caltech_cutouts:
             pasted.append(PhotoSet.load(root, "caltech", split))
+        if config.box_masks and split == "train":
+            pasted += box_masks.load(config.box_masks, root, sorted(VEHICLE_SETS)).values()
         self.photo_cutouts = photo_cutouts(sample for photos in pasted for sample in photos)
         plain = PhotoSet.load(root, "background", split)
         self._backgrounds = _Joined([plain, *labelled])

@@ -142,7 +142,9 @@ class SceneComposer:
                 if rng.random() < 0.35 and "person" in self._photo_by_name:
                     name = "person"
                 pool = self._photo_by_name[name]
-                chosen.append((self._photo[pool[int(rng.integers(len(pool)))]], None))
+                pasted = self._photo[pool[int(rng.integers(len(pool)))]]
+                again = pasted.paintable and rng.random() < config.recolor_probability
+                chosen.append((pasted, _any_color(rng) if again else None))
                 continue
             cutout = self._cutouts[int(rng.integers(len(self._cutouts)))]
             again = rng.random() < config.recolor_probability
@@ -154,11 +156,12 @@ class SceneComposer:
         noun = self._plain_nouns[int(rng.integers(len(self._plain_nouns)))] if self._plain_nouns else ""
         if "car" in self._by_noun and rng.random() < self.config.car_share:
             noun = "car"
-        pool = self._by_noun.get(noun) or list(range(len(self._cutouts)))
+        pool = [self._cutouts[i] for i in self._by_noun.get(noun, ())] or self._cutouts
+        painted = [self._photo[i] for i in self._photo_by_name.get(noun, ()) if self._photo[i].paintable]
+        if painted and rng.random() < 0.5:
+            pool = painted
         colors = rng.permutation(len(COLORS))[:count]
-        chosen: list[tuple[Cutout, str | None]] = [
-            (self._cutouts[pool[int(rng.integers(len(pool)))]], COLORS[int(c)]) for c in colors
-        ]
+        chosen: list[tuple[Cutout, str | None]] = [(pool[int(rng.integers(len(pool)))], COLORS[int(c)]) for c in colors]
         if rng.random() < 0.4:
             other = self._cutouts[int(rng.integers(len(self._cutouts)))]
             chosen.insert(0, (other, _any_color(rng) if rng.random() < 0.5 else None))

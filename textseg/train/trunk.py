@@ -15,6 +15,7 @@ from typing import NamedTuple
 import timm
 import torch
 from safetensors.torch import load_file
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from textseg.errors import ConfigError, DataError, nearest
@@ -90,6 +91,16 @@ def rest_norms(trunk: nn.Module, names: tuple[str, ...]) -> None:
     for name, module in trunk.named_modules():
         if f"{name}.".startswith(names):
             module.eval()
+
+
+def drop_paths(trunk: nn.Module, share: float) -> None:
+    """Let that share of the pictures pass by the trunk's last residual block while it learns, evenly less before it.
+
+    Stochastic depth (Huang et al., ECCV 2016): it keeps a trunk from learning its pictures by heart.
+    """
+    blocks = [m for m in trunk.modules() if hasattr(m, "drop_path")]
+    for place, block in enumerate(blocks if share else ()):
+        setattr(block, "drop_path", DropPath(share * (place + 1) / len(blocks)))  # noqa: B010 (mypy forbids it)
 
 
 def depthwise_in_float32(network: nn.Module) -> None:
