@@ -182,6 +182,19 @@ def test_a_run_goes_on_with_another_trunk_and_what_is_frozen_stays(sample: Sampl
         assert torch.equal(parameter, before[name]) == (name in frozen), name
 
 
+def test_what_a_run_passes_by_is_no_matter_to_what_it_exports(tmp_path: Path) -> None:
+    config = TrainConfig(clip=str(tmp_path), export=str(tmp_path / "weights"), minutes=0, steps=10, network=TINY)
+    plain = Trainer(config, tmp_path / "plain", hashed_text(), warm_trunk=False)
+    dropping = Trainer(replace(config, drop_path=0.5), tmp_path / "dropping", hashed_text(), warm_trunk=False)
+    dropping.network.load_state_dict(plain.network.state_dict())
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        whole, again = plain.network.eval()(pixels).pixels, dropping.network.eval()(pixels).pixels
+        torch.testing.assert_close(whole, again)
+        learning = [dropping.network.train()(pixels).pixels for _ in range(2)]
+    assert not torch.allclose(*learning), "blocks are passed by at random"
+
+
 def test_a_caltech_thing_without_a_mask_owns_no_box() -> None:
     box = np.array([0, 0, 64, 64], np.float32)
     thing = LabelledObject("chair", frozenset({"chair"}), None, box, None)

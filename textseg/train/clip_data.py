@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from textseg import closeup
-from textseg.train import box_masks
+from textseg.train import pseudo_masks
 from textseg.train import sam_prompts as sp
 from textseg.train.colors import COLORS, recolor
 from textseg.train.data import COLORLESS, VEHICLE_SETS, LabelledObject, PhotoSet
@@ -29,6 +29,7 @@ FILL_RGB = (122, 117, 104)
 """What stands outside of a mask: the mean colour of CLIP's own preprocessing, so 0 once normalised."""
 
 _LEAST_SIDE = 8.0
+_OUTLINED = ("coco", "ccp", "caltech")
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,8 @@ class CropConfig:
     rough: float = 0.0
     """Share of the masked crops whose mask is off as a segmenter's is: that is what the ranking will show."""
     color_probability: float = 0.45
-    box_masks: str = ""
-    """Masks of the things that have boxes alone, a file that `box_masks` writes; "" for none."""
+    pseudo_masks: str = ""
+    """Masks of the photographs that come without, a file that `pseudo_masks` writes; "" for none."""
     painted: float = 0.0
     """Share of the vehicles with masks that are given another colour: most cars are gray or black."""
     warped: float = 0.0
@@ -137,12 +138,9 @@ class CropSource:
     def __init__(self, root: Path, config: CropConfig) -> None:
         self.config = config
         self._backgrounds = PhotoSet.load(root, "background", "train")
-        self._sets = {
-            "coco": PhotoSet.load(root, "coco", "train"),
-            "ccp": PhotoSet.load(root, "ccp", "train"),
-            "caltech": PhotoSet.load(root, "caltech", "train", max_side=176),
-        }
-        self._boxes = boxes = list(box_masks.load(config.box_masks, root, box_masks.SETS).values())
+        sets = pseudo_masks.load(config.pseudo_masks, root, (*_OUTLINED, *pseudo_masks.BOXED))
+        self._sets = {name: sets[name] for name in _OUTLINED}
+        self._boxes = boxes = [sets[name] for name in pseudo_masks.BOXED]
         self._box_places = {s.name: [(i, j) for i, j, _ in s.places(least_side=24)] for s in boxes}
         self._cutouts = load_cutouts(root / "fluent", max_side=160)
         outlined = [photos for photos in boxes if photos.name in VEHICLE_SETS]

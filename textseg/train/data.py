@@ -155,9 +155,10 @@ class PhotoSet:
         return cls(name, _load_annotated(folder, name, split, cutouts, max_side))
 
     def with_masks(self, masks: Mapping[tuple[int, int], dict[str, Any]]) -> PhotoSet:
-        """The same photographs, some of their objects with a mask: (picture, label) → COCO RLE; see `box_masks`.
+        """The same photographs, some of their objects with a mask: (picture, label) → COCO RLE; see `pseudo_masks`.
 
-        Raises DataError where a mask is not of its picture's size.
+        A thing that was known to fill its picture gets the mask's box. Raises DataError where a mask is not of its
+        picture's size.
         """
         for (i, _), rle in masks.items():
             size_hw = list(self._photos[i].image_rgb.shape[:2]) if i < len(self._photos) else None
@@ -165,7 +166,7 @@ class PhotoSet:
                 raise DataError(f"mask of picture {i} of {self.name}: size is {rle['size']}, expected {size_hw}")
         photos = []
         for i, photo in enumerate(self._photos):
-            labels = (replace(label, rle=masks.get((i, j), label.rle)) for j, label in enumerate(photo.labels))
+            labels = (_masked(label, photo, masks.get((i, j))) for j, label in enumerate(photo.labels))
             photos.append(replace(photo, labels=tuple(labels)))
         return PhotoSet(self.name, photos)
 
@@ -202,6 +203,15 @@ def mask_box(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
         return np.zeros(4, dtype=np.float32)
     edges = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
     return np.array(edges, dtype=np.float32)
+
+
+def _masked(label: _Label, photo: _Photo, rle: dict[str, Any] | None) -> _Label:
+    """Return a label with a mask, if there is one for it."""
+    if rle is None:
+        return label
+    height, width = photo.image_rgb.shape[:2]
+    box, whole = label.box_xyxy, (0, 0, width, height)
+    return replace(label, rle=rle, box_xyxy=mask_box(geometry.decode_rle(rle)) if tuple(box) == whole else box)
 
 
 def _decode(label: _Label) -> LabelledObject:

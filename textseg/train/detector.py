@@ -33,7 +33,7 @@ from textseg.train.detector_targets import Batch
 from textseg.train.detector_text import TextBank, TextSource, open_text_source, refit
 from textseg.train.detector_validation import Question, network_asker, questions, validate
 from textseg.train.noun_table import NounTable
-from textseg.train.trunk import depthwise_in_float32, freeze, start_trunk
+from textseg.train.trunk import depthwise_in_float32, drop_paths, freeze, start_trunk
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ class TrainConfig:
         start_from: folder of an exported detector; a run that starts anew goes on from its weights.
         trunk: where the trunk starts, if not where the rest does: "imagenet", for weights published as a package, or
             the folder of an image–text model: crops of things teach a trunk their names sooner than pictures do.
+        drop_path: share of the pictures that pass by the trunk's last block while it learns; less for those before.
         frozen: what of the trunk stays as it started: its parameters whose names start so; [""] for all.
         minutes: length in wall time, over all resumed parts; 0 to go by ``steps``.
         steps: length in batches when ``minutes`` is 0.
@@ -70,6 +71,7 @@ class TrainConfig:
     export: str = "textseg/weights/nano/detector"
     start_from: str = ""
     trunk: str = ""
+    drop_path: float = 0.0
     frozen: tuple[str, ...] = ()
     minutes: float = 60.0
     steps: int = 0
@@ -110,6 +112,7 @@ class Trainer:
         )
         # Only now, so that the optimizer knows all parameters: a resumed run may have another `frozen`.
         freeze(self.network.backbone, config.frozen)
+        drop_paths(self.network.backbone, config.drop_path)
         depthwise_in_float32(self.network.backbone)
         self.vocabulary = NameVocabulary(NounTable.of(config.data_root))
         self.step, self.spent = 0, 0.0

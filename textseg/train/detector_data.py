@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from textseg.train import box_masks
+from textseg.train import pseudo_masks
 from textseg.train.data import VEHICLE_SETS, PhotoSet, Sample
 from textseg.train.detector_names import NameVocabulary
 from textseg.train.detector_targets import Batch, ViewConfig, collate, phrase_maps, random_view
@@ -40,7 +40,8 @@ class DataConfig:
         scene: how scenes are composed, but for their size.
         color_probability, hard_probability: see `PhraseSampler`.
         caltech_cutouts: whether things are cut out of caltech's photographs too.
-        box_masks: masks of the vehicles, a file that `box_masks` writes, to cut them out too; "" for none.
+        pseudo_masks: masks of the photographs that come without, a file that `pseudo_masks` writes; "" for none. So
+            vehicles and more of caltech's things can be cut out.
     """
 
     mixture: Mapping[str, float] = field(
@@ -63,7 +64,7 @@ class DataConfig:
     color_probability: float = 0.4
     hard_probability: float = 0.4
     caltech_cutouts: bool = True
-    box_masks: str = ""
+    pseudo_masks: str = ""
 
 
 def side_at(stages: Sequence[tuple[float, int]], progress: float) -> int:
@@ -76,15 +77,13 @@ class Sources:
 
     def __init__(self, root: str | Path, config: DataConfig, split: str = "train") -> None:
         root = Path(root)
-        self.photos = {name: PhotoSet.load(root, name, split) for name in config.mixture if name != "scene"}
+        mixed = [name for name in config.mixture if name != "scene"]
+        cut = [*(["caltech"] if config.caltech_cutouts else []), *sorted(VEHICLE_SETS if config.pseudo_masks else ())]
+        sets = pseudo_masks.load(config.pseudo_masks, root, dict.fromkeys([*mixed, *cut]), split)
+        self.photos = {name: sets[name] for name in mixed}
         self.cutouts = load_cutouts(root / "fluent")
         labelled = [self.photos[n] for n in ("coco", "ccp") if n in self.photos]
-        pasted = [*labelled]
-        if config.caltech_cutouts:
-            pasted.append(PhotoSet.load(root, "caltech", split))
-        if config.box_masks and split == "train":
-            pasted += box_masks.load(config.box_masks, root, sorted(VEHICLE_SETS)).values()
-        self.photo_cutouts = photo_cutouts(sample for photos in pasted for sample in photos)
+        self.photo_cutouts = photo_cutouts(s for photos in [*labelled, *(sets[name] for name in cut)] for s in photos)
         plain = PhotoSet.load(root, "background", split)
         self._backgrounds = _Joined([plain, *labelled])
         self._scene = config.scene
