@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import resource
 import subprocess
 import sys
@@ -282,6 +283,9 @@ def test_eval_passes_its_arguments_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("textseg.evaluate.run.main", seen.append)
     assert call("eval", "--preset", "nano", "--limit", "3", "--help").exit_code == 0
     assert seen == [["--preset", "nano", "--limit", "3", "--help"]]
+    assert logging.getLogger("textseg").getEffectiveLevel() == logging.INFO, "a long run tells of its steps unasked"
+    assert call("models", "list").exit_code == 0
+    assert logging.getLogger("textseg").getEffectiveLevel() == logging.WARNING
 
 
 def test_train_runs_the_parts_in_turn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +24,7 @@ def evaluate(context: typer.Context) -> None:
         return
     if {"-h", "--help"} & set(context.args):
         typer.echo("Labels against their truth: textseg eval LABELS TRUTH.json (textseg eval LABELS --help). A preset:")
+    _tell_of_steps()
     main(context.args)
 
 
@@ -51,6 +53,13 @@ def train(
             raise ConfigError(f"train: unknown part {part!r}; {nearest(part, PARTS)}")
         if not (folder / f"{part}.yaml").is_file():
             raise ConfigError(f"train: {folder / f'{part}.yaml'} is missing; --config takes a folder of such files")
+    _tell_of_steps()
     for part in parts:
         module = importlib.import_module(f"textseg.train.{PARTS[part]}")
         module.main(["--config", str(folder / f"{part}.yaml"), "--out", str(out / part), *context.args])
+
+
+def _tell_of_steps() -> None:
+    """Show what is logged step by step without ``-v`` too: these commands run for minutes or hours."""
+    logger = logging.getLogger("textseg")
+    logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO))
