@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from textseg import choose, rank
 from textseg.errors import ConfigError
 from textseg.language import COLORS
 from textseg.rank import RankConfig
-from textseg.types import Bool, Candidates, Float, Frame, Image, Int, Phrase, Prompts, Proposals, Query
+from textseg.types import Bool, Candidates, Closeups, Float, Frame, Image, Int, Phrase, Prompts, Proposals, Query
 from textseg.vocabulary import Vocabulary
 
 IMAGE = Image(np.zeros((4, 4, 3), np.uint8), "test", "0" * 64)
@@ -121,6 +122,19 @@ def test_what_is_far_below_the_phrases_best_loses() -> None:
     assert len(run(query("car"), config, both, [0.9, 0.8], [0, 0])[1]) == 2
     assert len(run(query("car", "dog"), config, both, [0.9, 0.7], [0, 1])[1]) == 2  # each phrase has a best of its own
     assert len(run(query("car"), replace(config, margin=None), both, [0.9, 0.3], [0, 0])[1]) == 2  # type: ignore[arg-type]
+
+
+def test_the_margin_grows_with_what_the_best_is_sure_of() -> None:
+    config = replace(DETECTOR_ONLY, threshold=0.05, margin=1.0, margin_growth=0.25)
+    both = [[LEFT], [RIGHT]]
+    winners = {
+        (best, other): len(run(query("car"), config, both, [best, other], [0, 0])[1])  # type: ignore[arg-type]
+        for best, other in ((0.9, 0.7), (0.9, 0.6), (0.3, 0.15), (0.3, 0.1))
+    }
+    # log-odds 2.2 reach down to 0.65, 0.85 and 0.41 lie there; below 0 nothing is added: -0.85 reaches to -1.85
+    assert winners == {(0.9, 0.7): 2, (0.9, 0.6): 1, (0.3, 0.15): 2, (0.3, 0.1): 1}
+    assert config.reach(2.0) == 1.5 and config.reach(-2.0) == 1.0
+    assert replace(config, margin=None).reach(2.0) == math.inf
 
 
 def test_what_the_caller_points_at_is_not_measured_against_another_of_his_boxes() -> None:
@@ -271,6 +285,26 @@ def test_clip_does_not_look_twice_at_the_same_mask() -> None:
     assert not np.isnan(scored.parts["clip"]).any()
 
 
+def test_clip_is_shown_a_mask_as_fine_as_it_is_known() -> None:
+    """The mask is the left half of the picture; its closeup holds no more than what is red of it."""
+    rgb = np.zeros((40, 40, 3), np.uint8)
+    rgb[:, :4, 0], rgb[:, 4:, 2] = 255, 255  # of the left half a fifth is red, the rest blue
+    image = Image(rgb, "test", "5" * 64)
+    proposals, prompts, candidates = stages([[LEFT]], [0.5], [0])
+    candidates = replace(candidates, frame=Frame((40, 40), (40, 40), (40, 40)))
+    near = np.where(np.arange(8)[None].repeat(8, 0) < 4, 5.0, -5.0).astype(np.float32)
+    closeups = Closeups(np.array([[0, 0, 8]], np.float32), near[None], np.array([0.9], np.float32))
+    closer = replace(candidates, closeups=closeups, closeup_index=np.zeros((1, 1), np.int64))
+    nothing = replace(closer, closeups=replace(closeups, logits=-np.abs(closeups.logits)))
+    config, q = RankConfig(weights={"clip": 1.0}), query("warm car", "cold car")
+
+    def clip_part(of: Candidates) -> float:
+        return float(rank.score(image, q, proposals, prompts, of, TwoColorClip(), config).parts["clip"][0])
+
+    assert clip_part(candidates) < 0.5 < 0.9 < clip_part(closer)
+    assert clip_part(nothing) == clip_part(candidates), "an empty closeup shows nothing"
+
+
 def test_clip_looks_only_at_the_budgeted_best() -> None:
     proposals, prompts, candidates = stages([[LEFT], [RIGHT], [CORNER]], [0.2, 0.9, 0.5], [0, 0, 0])
     config = RankConfig(weights={"detector": 1.0}, clip_budget=2)
@@ -305,6 +339,7 @@ def test_clip_looks_at_each_phrases_best_first_when_there_are_many() -> None:
         ({"threshold": 1.5}, "threshold: got 1.5"),
         ({"clip_temperature": 0.0}, "clip_temperature: got 0.0"),
         ({"margin": -1.0}, "margin: got -1.0"),
+        ({"margin_growth": -0.5}, "margin_growth: got -0.5"),
         ({"weights": {"detektor": 1.0}}, "did you mean 'detector'"),
         ({"missing": {"bias": 0.5}}, "unknown part 'bias'"),
     ],

@@ -107,7 +107,7 @@ def _reasons(scored: Scored, query: Query, order: Int, limits: Float, config: Ra
             reasons[i] = f"smaller than {config.min_area} pixels"
         elif scored.scores[i] < limit:
             reasons[i] = f"score {scored.scores[i]:.2f} below the threshold {limit:.2f}"
-        elif config.margin is not None and odds[first] - odds[i] > config.margin and scored.sources[i] != "user":
+        elif odds[first] - odds[i] > config.reach(float(odds[first])) and scored.sources[i] != "user":
             reasons[i] = f"score {scored.scores[i]:.2f} far below the {scored.scores[first]:.2f} of the phrase's best"
         else:
             reasons[i] = _overlap_reason(scored, query, int(i), winners, flat, sizes, config)

@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
 from textseg import geometry
-from textseg.types import Bool, UInt8
+from textseg.types import Bool, Float, UInt8
 
 
-def masked_crops(rgb: UInt8, masks: Bool, *, grow: float, fill: int, size: int = 224) -> list[UInt8]:
+def masked_crops(
+    rgb: UInt8,
+    masks: Bool | Sequence[Bool],
+    *,
+    grow: float,
+    fill: int,
+    size: int = 224,
+    covered_xyxy: Float | None = None,
+) -> list[UInt8]:
     """Return one square crop a mask, pixels outside the mask set to ``fill``.
 
     Args:
         rgb: uint8 (H, W, 3).
-        masks: bool (N, h, w) over the whole picture at any resolution.
+        masks: N of them, bool (h, w) each, at any resolution.
         grow: the mask's box is grown by this factor around its centre and made square.
         fill: grey level 0..255 outside the mask and outside the picture.
         size: longest side of a crop in pixels; smaller objects are not enlarged.
+        covered_xyxy: float32 (N, 4), what part of the picture each mask is of, in pixels; it may reach beyond the
+            picture. None: each is of the whole picture.
 
     Returns:
         N arrays uint8 (s, s, 3), s at most ``size``. An empty mask gives a crop of ``fill`` alone.
     """
-    if max(rgb.shape[:2]) > 4 * size:  # a huge picture is shrunk once, not once a crop
-        factor = 4 * size / max(rgb.shape[:2])
-        new_wh = [max(1, round(side * factor)) for side in rgb.shape[1::-1]]
-        rgb = np.asarray(cv2.resize(rgb, new_wh, interpolation=cv2.INTER_AREA), dtype=np.uint8)
     height, width = rgb.shape[:2]
-    h, w = masks.shape[1:]
-    scale = np.array([width / w, height / h] * 2, np.float32)
+    if covered_xyxy is None:
+        covered_xyxy = np.tile(np.array([0, 0, width, height], np.float32), (len(masks), 1))
+    if max(height, width) > 4 * size:  # a huge picture is shrunk once, not once a crop
+        factor = 4 * size / max(height, width)
+        new_wh = [max(1, round(side * factor)) for side in (width, height)]
+        rgb = np.asarray(cv2.resize(rgb, new_wh, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        covered_xyxy = covered_xyxy * np.array([new_wh[0] / width, new_wh[1] / height] * 2, np.float32)
     crops = []
-    for mask, box in zip(masks, geometry.mask_boxes(masks) * scale, strict=True):
+    for mask, covered in zip(masks, covered_xyxy, strict=True):
+        corner, scale = covered[:2], (covered[2:] - covered[:2]) / mask.shape[::-1]  # picture pixels a mask's pixel
+        box = geometry.mask_boxes(mask[None])[0] * np.tile(scale, 2) + np.tile(corner, 2)
         side = max(float(box[2] - box[0]), float(box[3] - box[1]), 1.0) * grow
         left, top = (box[0] + box[2] - side) / 2, (box[1] + box[3] - side) / 2
         s = int(np.clip(round(side), 8, size))
@@ -39,8 +54,8 @@ def masked_crops(rgb: UInt8, masks: Bool, *, grow: float, fill: int, size: int =
         to_picture[:, 2] += 0.5 * side / s - 0.5
         crop = _warp(rgb, to_picture, s, fill)
         to_mask = to_picture.copy()
-        to_mask[0] = (to_picture[0] + [0, 0, 0.5]) / scale[0] - [0, 0, 0.5]
-        to_mask[1] = (to_picture[1] + [0, 0, 0.5]) / scale[1] - [0, 0, 0.5]
+        to_mask[0] = (to_picture[0] + [0, 0, 0.5 - corner[0]]) / scale[0] - [0, 0, 0.5]
+        to_mask[1] = (to_picture[1] + [0, 0, 0.5 - corner[1]]) / scale[1] - [0, 0, 0.5]
         inside = _warp(mask.astype(np.uint8) * 255, to_mask, s, 0) > 127
         crops.append(np.where(inside[..., None], crop, np.uint8(fill)))
     return crops

@@ -6,6 +6,7 @@ no model call.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -42,6 +43,9 @@ class RankConfig:
         min_area: least area of an accepted mask in pixels of the original picture.
         margin: how far below the phrase's best mask another one's log-odds may lie; None: as far as the threshold
             allows. What the caller points at is never measured against what else he points at.
+        margin_growth: how much farther for each unit of log-odds that the best lies above 0. Beside a mask that is
+            surely right, one that is likely right is more of the same (the other shoe); beside a doubtful one it is a
+            second guess.
         clip_budget: how many candidates a phrase are shown to CLIP, best first by the other parts, each prompt's best
             mask before any prompt's second. What it says of that one holds for the prompt's masks that it did not see.
         clip_total: how many at most in one call, however many phrases: each phrase's best first. But one a phrase is
@@ -75,6 +79,7 @@ class RankConfig:
     cross_phrase_iou: float = 0.8
     min_area: int = 1
     margin: float | None = None
+    margin_growth: float = 0.0
     clip_budget: int = 12
     clip_total: int = 64
     clip_grow: float = 1.2
@@ -91,12 +96,18 @@ class RankConfig:
                 raise ConfigError(f"{name}: got {getattr(self, name)}, expected a number in 0..1")
         if self.margin is not None and not self.margin >= 0:
             raise ConfigError(f"margin: got {self.margin}, expected a number of at least 0, or none")
+        if not self.margin_growth >= 0:
+            raise ConfigError(f"margin_growth: got {self.margin_growth}, expected a number of at least 0")
         if not self.clip_temperature > 0:
             raise ConfigError(f"clip_temperature: got {self.clip_temperature}, expected a number above 0")
         for table, known in (("weights", (*PARTS, "bias")), ("missing", PARTS)):
             for key in getattr(self, table):
                 if key not in known:
                     raise ConfigError(f"rank.{table}: unknown part {key!r}; {nearest(key, known)}")
+
+    def reach(self, best: float) -> float:
+        """Return how far below the log-odds of a phrase's best mask those of its others may lie; may be infinite."""
+        return math.inf if self.margin is None else self.margin + self.margin_growth * max(best, 0.0)
 
 
 @dataclass(frozen=True)
@@ -168,7 +179,7 @@ def score(
         parts["region"] = named
     if clip is not None and spoken:
         shown = _worth_showing(fuse(parts, config), areas, phrase_index, prompt_index, config)
-        seen = _clip_part(image, query, masks, shown, phrase_index, clip, config)
+        seen = _clip_part(image, query, masks, candidates, shown, phrase_index, clip, config)
         parts["clip"] = _shared_in_prompt(seen, shown, prompt_index)
     return Scored(
         candidates,
@@ -263,15 +274,29 @@ def _shared_in_prompt(seen: Float, shown: Int, prompt_index: Int) -> Float:
 
 
 def _clip_part(
-    image: Image, query: Query, masks: Bool, shown: Int, phrase_index: Int, clip: ImageTextEncoder, config: RankConfig
+    image: Image,
+    query: Query,
+    masks: Bool,
+    candidates: Candidates,
+    shown: Int,
+    phrase_index: Int,
+    clip: ImageTextEncoder,
+    config: RankConfig,
 ) -> Float:
     """Return float32 (M,): the own phrase's share against the contrast texts; NaN where not shown."""
     out = np.full(len(masks), np.nan, np.float32)
     if not len(shown):
         return out
     unlike, owner = closeup.distinct(masks[shown])
-    looked = masks[shown][unlike]
-    crops = masked_crops(image.rgb, looked, grow=config.clip_grow, fill=config.clip_fill, size=config.clip_size)
+    looked, covered = _finest(masks, candidates, shown[unlike], image.size_hw)
+    crops = masked_crops(
+        image.rgb,
+        looked,
+        grow=config.clip_grow,
+        fill=config.clip_fill,
+        size=config.clip_size,
+        covered_xyxy=covered,
+    )
     pictures = clip.encode_images(crops)[owner]  # (S, D)
     texts = clip.encode_text(query.prompts)  # (Q, D)
     contrasts = _contrasts(query, texts, clip, config)
@@ -280,6 +305,24 @@ def _clip_part(
         gap = clip.logit_scale * (matmul(contrasts[own], pictures[row]) - texts[own] @ pictures[row])
         out[m] = np.exp(np.minimum(gap, 50.0)).sum() ** (1.0 / config.clip_temperature)  # odds against the phrase
     return 1.0 / (1.0 + out)
+
+
+def _finest(masks: Bool, candidates: Candidates, rows: Int, size_hw: tuple[int, int]) -> tuple[list[Bool], Float]:
+    """Return some of the masks as fine as they are known, and what part of the picture each is of, float32 (N, 4).
+
+    Of a small thing the low-resolution mask is a few squares; its closeup shows what CLIP should be shown.
+    """
+    finest = [masks[i] for i in rows]
+    covered = np.tile(np.array([0, 0, size_hw[1], size_hw[0]], np.float32), (len(rows), 1))
+    if candidates.closeups is None or candidates.closeup_index is None:
+        return finest, covered
+    numbers = candidates.closeup_index.reshape(-1)[rows]
+    for k in np.flatnonzero(numbers >= 0).tolist():
+        near = candidates.closeups.logits[numbers[k]] > 0
+        if near.any():
+            left, top, side = candidates.closeups.windows[numbers[k]]
+            finest[k], covered[k] = near, (left, top, left + side, top + side)
+    return finest, covered
 
 
 def _contrasts(query: Query, texts: Float, clip: ImageTextEncoder, config: RankConfig) -> list[Float]:

@@ -73,15 +73,26 @@ def test_a_part_of_a_winner_is_no_second_mask() -> None:
     assert scores.tolist() == [0.4] and unions.tolist() == [1.0]
 
 
-@pytest.mark.parametrize(("margin", "winners"), [(None, 2), (3.0, 2), (1.0, 1)])
-def test_the_margin_is_the_rankings_own(margin: float | None, winners: int) -> None:
-    config = replace(DETECTOR_ALONE, margin=margin)
+@pytest.mark.parametrize(("margin", "growth", "winners"), [(None, 0.0, 2), (3.0, 0.0, 2), (1.0, 0.0, 1), (1.0, 0.5, 2)])
+def test_the_margin_is_the_rankings_own(margin: float | None, growth: float, winners: int) -> None:
+    config = replace(DETECTOR_ALONE, margin=margin, margin_growth=growth)
     one = row(0, [0.9, 0.6], 0.9, present=True)  # log-odds 2.2 and 0.4
     contest = Aim([one], config, 0.25).contests[0]
     scores, unions = contest.outcome(contest.odds[:, PARTS.index("detector")])
     chosen, same = one.choose(scores_of(one, config), config)
     assert len(scores) == len(chosen) == winners
     np.testing.assert_allclose(unions, same)
+
+
+def test_weights_that_are_tried_give_scores_of_the_same_level() -> None:
+    config = replace(DETECTOR_ALONE, weights={"bias": -1.0, "detector": 0.5})
+    aim = Aim(rows(), config, 0.25)
+    given = np.array([0.5 if name == "detector" else 0.0 for name in PARTS])
+    kept = np.concatenate(aim.scores(given))
+    np.testing.assert_allclose(kept, np.concatenate([c.odds @ given for c in aim.contests]) - 1.0, rtol=1e-5)
+    others = np.concatenate(aim.scores(np.ones(len(PARTS))))
+    assert others.mean() == pytest.approx(kept.mean(), abs=1e-5)
+    assert others.std() > kept.std()
 
 
 def test_calibration_keeps_the_order() -> None:

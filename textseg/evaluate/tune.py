@@ -7,7 +7,7 @@ next ("is it there at all?") decides it. So the weights are moved, one at a time
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -41,7 +41,7 @@ class _Contest:
         conflict: bool (M, M), whether one that won keeps the other out.
         packed: uint8 (M, bytes), the masks; truth, ignore: uint8 (bytes,), None where there are none.
         set: which set the phrase counts for; present: whether it means anything.
-        margin: how far below the best of its scores others may lie.
+        reach: how far below the best of its scores others may lie, from that score.
     """
 
     odds: Float
@@ -51,7 +51,7 @@ class _Contest:
     ignore: UInt8 | None
     set: str
     present: bool
-    margin: float
+    reach: Callable[[float], float]
 
     @classmethod
     def of(cls, row: Row, config: RankConfig) -> _Contest:
@@ -67,15 +67,17 @@ class _Contest:
             | (prompts[:, None] == prompts[None])
         )
         odds = _odds(row.parts[solid], config)
-        margin = np.inf if config.margin is None else config.margin
-        return cls(odds, conflict, packed, row.truth_packed, row.ignore_packed, row.set, row.present, margin)
+        return cls(odds, conflict, packed, row.truth_packed, row.ignore_packed, row.set, row.present, config.reach)
 
     def outcome(self, scores: NDArray[np.floating[Any]]) -> tuple[Float, Float]:
-        """Return the scores of the masks that win, best first, and the IoU of their growing union; (K,) each."""
+        """Return the scores of the masks that win, best first, and the IoU of their growing union; (K,) each.
+
+        Scores are log-odds that a mask is right, float (M,).
+        """
         winners: list[int] = []
         out = np.zeros(len(scores), np.bool_)
         for i in np.argsort(-scores, kind="stable").tolist():
-            if winners and scores[winners[0]] - scores[i] > self.margin:
+            if winners and scores[winners[0]] - scores[i] > self.reach(float(scores[winners[0]])):
                 break
             if not out[i]:
                 winners.append(i)
@@ -91,6 +93,11 @@ class _Contest:
 def _odds(values: Float, config: RankConfig) -> Float:
     """Return float32 (N, parts): the log-odds of the candidates' parts, stand-ins filled in."""
     return np.stack([filled_log_odds(name, values[:, i], config) for i, name in enumerate(PARTS)], axis=1)
+
+
+def _table(weights: Mapping[str, float]) -> NDArray[np.float64]:
+    """Return (parts,): the parts' weights without the bias."""
+    return np.array([weights.get(name, 0.0) for name in PARTS])
 
 
 def _bits(packed: UInt8) -> Int:
@@ -140,7 +147,7 @@ class Aim:
 
     Args:
         rows: of phrases whose masks are known.
-        config: stand-ins and overlaps.
+        config: stand-ins, overlaps, and weights with their bias, to which those that are tried are compared.
         absent_weight: what an empty answer counts beside an IoU, 0..1.
         order_weight: what the AUROC is worth.
     """
@@ -151,10 +158,18 @@ class Aim:
         self.contests = [_Contest.of(row, config) for row in rows if row.has_masks]
         self.absent_weight = absent_weight
         self.order_weight = order_weight
+        odds = [contest.odds for contest in self.contests]
+        self._middle = np.concatenate(odds).mean(axis=0) if any(map(len, odds)) else np.zeros(len(PARTS))
+        self._level = config.weights.get("bias", 0.0) + self._middle @ _table(config.weights)
+
+    def scores(self, weights: NDArray[np.floating[Any]]) -> list[NDArray[np.floating[Any]]]:
+        """Return each contest's log-odds, (M,), by (parts,) weights; their mean is that by the given weights."""
+        bias = self._level - self._middle @ weights
+        return [contest.odds @ weights + bias for contest in self.contests]
 
     def __call__(self, weights: NDArray[np.floating[Any]]) -> float:
         """Return the aim at the best threshold; weights are (parts,)."""
-        answers = [contest.outcome(contest.odds @ weights) for contest in self.contests]
+        answers = [c.outcome(scores) for c, scores in zip(self.contests, self.scores(weights), strict=True)]
         best = [float(scores[0]) for scores, _ in answers if len(scores)]
         if not best:
             return 0.0
@@ -178,7 +193,7 @@ def tune(aim: Aim, weights: Mapping[str, float], parts: Sequence[str] = PARTS) -
     That ends on the next hill. So it starts from the weights given, from equal ones and from some mixtures drawn by
     chance (always the same ones); the best end counts.
     """
-    given = np.array([weights.get(name, 0.0) for name in PARTS])
+    given = _table(weights)
     starts = np.zeros((2 + MIXES, len(PARTS)))
     used = [PARTS.index(name) for name in parts]
     starts[1:, used] = 1 / len(parts)
@@ -214,7 +229,7 @@ def calibrated(values: Float, good: Bool, config: RankConfig, weights: Mapping[s
         config: stand-ins.
         weights: of the parts.
     """
-    logit = _odds(values, config) @ np.array([weights[name] for name in PARTS])
+    logit = _odds(values, config) @ _table(weights)
     scale, bias = fit_logistic(logit[:, None].astype(np.float64), good.astype(float), nonnegative=np.ones(1, bool))
     table = {name: round(float(scale[0]) * weights[name], 4) for name in PARTS}
     return replace(config, weights={"bias": round(bias, 4), **table})
