@@ -10,13 +10,16 @@ import numpy as np
 from textseg import geometry
 from textseg.types import Bool, Float, UInt8
 
+MEAN_RGB = (122, 117, 104)
+"""The mean colour of CLIP's training pictures, which its preprocessing makes 0: the blank that says least."""
+
 
 def masked_crops(
     rgb: UInt8,
     masks: Bool | Sequence[Bool],
     *,
     grow: float,
-    fill: int,
+    fill: tuple[int, int, int] = MEAN_RGB,
     size: int = 224,
     covered_xyxy: Float | None = None,
 ) -> list[UInt8]:
@@ -26,7 +29,7 @@ def masked_crops(
         rgb: uint8 (H, W, 3).
         masks: N of them, bool (h, w) each, at any resolution.
         grow: the mask's box is grown by this factor around its centre and made square.
-        fill: grey level 0..255 outside the mask and outside the picture.
+        fill: RGB, 0..255, outside the mask and outside the picture.
         size: longest side of a crop in pixels; smaller objects are not enlarged.
         covered_xyxy: float32 (N, 4), what part of the picture each mask is of, in pixels; it may reach beyond the
             picture. None: each is of the whole picture.
@@ -56,12 +59,13 @@ def masked_crops(
         to_mask = to_picture.copy()
         to_mask[0] = (to_picture[0] + [0, 0, 0.5 - corner[0]]) / scale[0] - [0, 0, 0.5]
         to_mask[1] = (to_picture[1] + [0, 0, 0.5 - corner[1]]) / scale[1] - [0, 0, 0.5]
-        inside = _warp(mask.astype(np.uint8) * 255, to_mask, s, 0) > 127
-        crops.append(np.where(inside[..., None], crop, np.uint8(fill)))
+        inside = _warp(mask.astype(np.uint8) * 255, to_mask, s, (0, 0, 0)) > 127
+        crop[~inside] = fill
+        crops.append(crop)
     return crops
 
 
-def _warp(array: UInt8, to_source: np.ndarray, size: int, fill: int) -> UInt8:
+def _warp(array: UInt8, to_source: np.ndarray, size: int, fill: tuple[int, int, int]) -> UInt8:
     # Area-like smoothing where the crop shrinks the picture, so that CLIP sees no aliasing.
     shrink = float(to_source[0, 0])
     if shrink > 2:
@@ -73,7 +77,7 @@ def _warp(array: UInt8, to_source: np.ndarray, size: int, fill: int) -> UInt8:
             (size, size),
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_CONSTANT,
-            borderValue=(fill, fill, fill),
+            borderValue=fill,
         ),
         dtype=np.uint8,
     )

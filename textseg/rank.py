@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from textseg import closeup, geometry
-from textseg.crops import masked_crops
+from textseg.crops import MEAN_RGB, masked_crops
 from textseg.errors import ConfigError, nearest
 from textseg.language import other_colors
 from textseg.matmul import matmul
@@ -52,7 +52,7 @@ class RankConfig:
             always shown.
         clip_grow: a CLIP crop is the mask's box grown by this factor and made square.
         clip_size: longest side in pixels of the crops that CLIP is shown.
-        clip_fill: grey level 0..255 of a crop's pixels outside the mask.
+        clip_fill: RGB, 0..255, of a crop's pixels outside the mask; what CLIP was trained with, or its mean colour.
         clip_temperature: softens CLIP's share: its log-odds are divided by this. Against a thousand rivals even what
             is right has a small share, and the fused score keeps log-odds within ±5.
         backgrounds: generic texts that CLIP contrasts every phrase with.
@@ -84,7 +84,7 @@ class RankConfig:
     clip_total: int = 64
     clip_grow: float = 1.2
     clip_size: int = 224
-    clip_fill: int = 127
+    clip_fill: tuple[int, int, int] = MEAN_RGB
     clip_temperature: float = 1.0
     backgrounds: tuple[str, ...] = ("background", "something else")
     synonym_similarity: float = SYNONYM_SIMILARITY
@@ -100,6 +100,8 @@ class RankConfig:
             raise ConfigError(f"margin_growth: got {self.margin_growth}, expected a number of at least 0")
         if not self.clip_temperature > 0:
             raise ConfigError(f"clip_temperature: got {self.clip_temperature}, expected a number above 0")
+        if not all(0 <= level <= 255 for level in self.clip_fill):
+            raise ConfigError(f"clip_fill: got {self.clip_fill}, expected red, green and blue in 0..255")
         for table, known in (("weights", (*PARTS, "bias")), ("missing", PARTS)):
             for key in getattr(self, table):
                 if key not in known:

@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
+from textseg.crops import MEAN_RGB
 from textseg.errors import ConfigError
 from textseg.geometry import mask_iou
 from textseg.train.clip import ClipTrainConfig, _groups, _stored, _Trainer, noun_loss, pair_loss
 from textseg.train.clip_data import (
-    FILL_RGB,
     Crop,
     _cover,
     _painted,
@@ -114,7 +114,7 @@ def test_crops_are_square_and_filled(box: tuple[int, int, int, int]) -> None:
     mask[10:20, 10:30] = True
     crop = cut_crop(picture, np.array(box, np.float32), mask, 16)
     assert crop.shape == (16, 16, 3) and crop.dtype == np.uint8
-    assert crop[0, 0].tolist() in ([200] * 3, list(FILL_RGB))
+    assert crop[0, 0].tolist() in ([200] * 3, list(MEAN_RGB))
 
 
 def test_only_the_mask_is_left() -> None:
@@ -123,7 +123,7 @@ def test_only_the_mask_is_left() -> None:
     mask[10:20, 10:20] = True
     crop = cut_crop(picture, np.array([0, 0, 40, 40], np.float32), mask, 40, grow=1.0)
     assert (crop[10:20, 10:20] == 200).all()
-    assert crop.reshape(-1, 3).tolist().count(list(FILL_RGB)) == 1500
+    assert crop.reshape(-1, 3).tolist().count(list(MEAN_RGB)) == 1500
 
 
 def test_rough_masks_lie_where_the_true_one_does() -> None:
@@ -217,7 +217,7 @@ def test_the_rate_warms_up_and_ends_at_the_floor() -> None:
 def test_a_masked_crop_survives_an_empty_mask() -> None:
     picture = np.full((8, 8, 3), 9, np.uint8)
     crop = cut_crop(picture, np.array([0, 0, 8, 8], np.float32), np.zeros((8, 8), bool), 8)
-    assert (crop == cv2.merge([np.full((8, 8), v, np.uint8) for v in FILL_RGB])).all()
+    assert (crop == cv2.merge([np.full((8, 8), v, np.uint8) for v in MEAN_RGB])).all()
 
 
 def test_every_noun_of_a_crop_is_asked_by_itself() -> None:
@@ -256,14 +256,14 @@ def test_the_trunk_learns_at_a_rate_of_its_own(model: open_clip.CLIP) -> None:
 
 
 def test_warped_and_covered_crops_keep_their_size_and_their_fill() -> None:
-    image = np.full((48, 48, 3), FILL_RGB, np.uint8)
+    image = np.full((48, 48, 3), MEAN_RGB, np.uint8)
     image[12:36, 12:36] = (200, 30, 30)
     rng = np.random.default_rng(0)
     kept, left = [], []
     for _ in range(30):
         warped, covered = _warp(image, rng), _cover(image, rng)
         assert warped.shape == covered.shape == image.shape and warped.dtype == covered.dtype == np.uint8
-        assert warped[0, 0].tolist() == list(FILL_RGB), "what comes in from outside is no thing"
+        assert warped[0, 0].tolist() == list(MEAN_RGB), "what comes in from outside is no thing"
         kept.append((warped[..., 0] > 160).sum() / 24**2)
         left.append((covered[..., 0] > 160).sum() / 24**2)
     assert 0.7 < np.mean(kept) < 1.4, "about as large as before"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from textseg.crops import masked_crops
+from textseg.crops import MEAN_RGB, masked_crops
 from textseg.errors import ConfigError
 from textseg.everything.records import Everything
 from textseg.matmul import matmul
@@ -25,13 +25,13 @@ class NamingOptions:
         backgrounds: texts that stand for "none of the vocabulary"; a mask nearest to one of them gets no name.
         min_score: least softmax share of the winning phrase; below it a mask gets no name.
         grow: a crop is the mask's box grown by this factor and made square.
-        fill: grey level 0..255 outside the mask.
+        fill: RGB, 0..255, outside the mask.
     """
 
     backgrounds: tuple[str, ...] = ("background", "something else")
     min_score: float = 0.0
     grow: float = 1.2
-    fill: int = 127
+    fill: tuple[int, int, int] = MEAN_RGB
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.min_score <= 1.0:

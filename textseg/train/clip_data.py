@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from textseg import closeup
+from textseg.crops import MEAN_RGB
 from textseg.train import pseudo_masks
 from textseg.train import sam_prompts as sp
 from textseg.train.colors import COLORS, recolor
@@ -24,9 +25,6 @@ from textseg.train.noun_table import ANY_THING, BACKGROUND, NounTable
 from textseg.train.phrases import phrase
 from textseg.train.scenes import SceneComposer, SceneConfig, load_cutouts, photo_cutouts
 from textseg.train.vocab import NanoTokenizer
-
-FILL_RGB = (122, 117, 104)
-"""What stands outside of a mask: the mean colour of CLIP's own preprocessing, so 0 once normalised."""
 
 _LEAST_SIDE = 8.0
 _OUTLINED = ("coco", "ccp", "caltech")
@@ -53,14 +51,14 @@ def cut_crop(
 ) -> NDArray[np.uint8]:
     """A (side, side, 3) uint8 crop around a box, `grow` times its longer side, square.
 
-    Where `mask` (H, W) bool is given, all outside of it becomes `FILL_RGB`, as does what lies
+    Where `mask` (H, W) bool is given, all outside of it becomes `MEAN_RGB`, as does what lies
     outside of the picture. `shift` moves the centre, in shares of the crop.
     """
     left, top, length = (float(v) for v in crop_window(box_xyxy, grow, shift))
     height, width = image_rgb.shape[:2]
     a, b = max(0, round(left)), max(0, round(top))
     c, d = min(width, round(left + length)), min(height, round(top + length))
-    canvas = np.full((side, side, 3), FILL_RGB, np.uint8)
+    canvas = np.full((side, side, 3), MEAN_RGB, np.uint8)
     scale = side / length
     u0, v0 = round((a - left) * scale), round((b - top) * scale)
     u1, v1 = round((c - left) * scale), round((d - top) * scale)
@@ -210,7 +208,7 @@ class CropSource:
         image = cut_crop(image_rgb, thing.box_xyxy, mask, config.side, grow=grow, shift=shift)
         if rough and thing.mask is not None:
             window = crop_window(thing.box_xyxy, grow, shift)
-            image[~rough_mask(thing.mask, window, config.side, rng)] = FILL_RGB
+            image[~rough_mask(thing.mask, window, config.side, rng)] = MEAN_RGB
         if rng.random() < config.warped:
             image = _warp(image, rng)
         if rng.random() < config.covered:
@@ -282,7 +280,7 @@ def _warp(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint
     stretch[0, 1] = rng.normal(0, 0.08)
     matrix = stretch @ turn
     matrix[:, 2] += side / 2 - stretch @ np.full(2, side / 2)
-    warped = cv2.warpAffine(image, matrix, (side, side), borderMode=cv2.BORDER_CONSTANT, borderValue=FILL_RGB)
+    warped = cv2.warpAffine(image, matrix, (side, side), borderMode=cv2.BORDER_CONSTANT, borderValue=MEAN_RGB)
     return np.asarray(warped, np.uint8)
 
 
@@ -293,7 +291,7 @@ def _cover(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uin
     height, width = min(side, round((area * ratio) ** 0.5)), min(side, round((area / ratio) ** 0.5))
     y, x = int(rng.integers(side - height + 1)), int(rng.integers(side - width + 1))
     image = image.copy()
-    image[y : y + height, x : x + width] = FILL_RGB
+    image[y : y + height, x : x + width] = MEAN_RGB
     return image
 
 
