@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 from textseg import geometry
+from textseg.crops import MEAN_RGB
 from textseg.pipeline import Pipeline, PipelineConfig
 from textseg.rank import RankConfig
 from textseg.result import Result
@@ -92,11 +93,11 @@ class FakeClip:
         return out
 
     def encode_images(self, crops_rgb: Sequence[UInt8]) -> Float:
-        """Share of each colour among the pixels that are not blanked (gray 127)."""
+        """Share of each colour among the pixels that are not blanked."""
         self.crops_seen += len(crops_rgb)
         out = np.full((len(crops_rgb), DIM), 0.05, np.float32)
         for row, crop in enumerate(crops_rgb):
-            shown = ~(crop == 127).all(axis=-1)
+            shown = ~(crop == MEAN_RGB).all(axis=-1)
             counts = np.bincount(color_index(crop)[shown], minlength=len(COLORS))
             out[row, : len(COLORS)] += counts / max(1, counts.sum())
         return out / np.linalg.norm(out, axis=1, keepdims=True)
