@@ -57,8 +57,9 @@ def masked_crops(
         to_picture[:, 2] += 0.5 * side / s - 0.5
         crop = _warp(rgb, to_picture, s, fill)
         to_mask = to_picture.copy()
-        to_mask[0] = (to_picture[0] + [0, 0, 0.5 - corner[0]]) / scale[0] - [0, 0, 0.5]
-        to_mask[1] = (to_picture[1] + [0, 0, 0.5 - corner[1]]) / scale[1] - [0, 0, 0.5]
+        to_mask[:, 2] += 0.5 - corner
+        to_mask /= scale[:, None]
+        to_mask[:, 2] -= 0.5
         inside = _warp(mask.astype(np.uint8) * 255, to_mask, s, (0, 0, 0)) > 127
         crop[~inside] = fill
         crops.append(crop)

@@ -76,8 +76,10 @@ class _Contest:
         """
         winners: list[int] = []
         out = np.zeros(len(scores), np.bool_)
+        best = float(scores.max(initial=-np.inf))
+        reach = self.reach(best)
         for i in np.argsort(-scores, kind="stable").tolist():
-            if winners and scores[winners[0]] - scores[i] > self.reach(float(scores[winners[0]])):
+            if best - scores[i] > reach:
                 break
             if not out[i]:
                 winners.append(i)
