@@ -76,7 +76,23 @@ def test_joining_fills_rough_masks_with_none() -> None:
     assert len(concatenate([])) == 0
 
 
-@pytest.mark.parametrize("options", [{"detector_threshold": 2.0}, {"max_per_phrase": 0}, {"max_total": 0}])
+def test_a_box_much_less_likely_than_its_phrases_best_is_left_out() -> None:
+    detector = Listed([0.8, 0.5, 0.3, 0.2, 0.19], [0, 0, 0, 1, 1])
+
+    def kept(**options: float) -> list[float]:
+        out = propose(QUERY, detector, None, (10, 20), ProposeConfig(text_only=False, **options))
+        return [round(float(score), 2) for score in out.scores]
+
+    assert kept() == [0.8, 0.5, 0.3, 0.2, 0.19]
+    assert kept(beside_share=0.5) == [0.8, 0.5, 0.2, 0.19]
+    assert kept(beside=0.25) == [0.8, 0.5, 0.3, 0.2]  # the best one stays, however unlikely
+    assert kept(beside=0.6, beside_share=0.5) == [0.8, 0.2]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"detector_threshold": 2.0}, {"beside": -0.1}, {"beside_share": 1.5}, {"max_per_phrase": 0}, {"max_total": 0}],
+)
 def test_bad_settings(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         ProposeConfig(**options)

@@ -10,7 +10,7 @@ import numpy as np
 
 from textseg.errors import ConfigError
 from textseg.protocols import Detector
-from textseg.types import Float, Int, Proposals, Query
+from textseg.types import Bool, Float, Int, Proposals, Query
 
 _TURN = 0.7
 """What a phrase's next proposal counts beside the one before it, where phrases share a budget."""
@@ -22,6 +22,9 @@ class ProposeConfig:
 
     Attributes:
         detector_threshold: least detector score, 0..1. Low on purpose: the ranking decides.
+        beside: least score of a box beside its phrase's best one, 0..1.
+        beside_share: the same as a share of the best one's score, 0..1. A second guess that is much less likely than
+            the first hardly ever wins, and each costs a mask, a close look and a glance of CLIP's.
         max_per_phrase: most detector boxes kept for one phrase.
         max_total: most proposals for one picture, however many phrases are asked, in ``fair_order``.
         text_only: whether each phrase also becomes a proposal without a box, carried by SAM's text token and the
@@ -29,13 +32,16 @@ class ProposeConfig:
     """
 
     detector_threshold: float = 0.1
+    beside: float = 0.0
+    beside_share: float = 0.0
     max_per_phrase: int = 20
     max_total: int = 200
     text_only: bool = True
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.detector_threshold <= 1.0:
-            raise ConfigError(f"detector_threshold: got {self.detector_threshold}, expected a number in 0..1")
+        for name in ("detector_threshold", "beside", "beside_share"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(f"{name}: got {getattr(self, name)}, expected a number in 0..1")
         for name in ("max_per_phrase", "max_total"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: got {getattr(self, name)}, expected at least 1")
@@ -56,11 +62,21 @@ def propose(
     found = Proposals.empty()
     if detector is not None:
         found = detector.detect(encoded, query.prompts, config.detector_threshold)
-        found = found[place_in_phrase(found.scores, found.phrase_index) < config.max_per_phrase]
+        found = found[_worth_drawing(found, config)]
     if config.text_only:
         found = concatenate([found, _text_proposals(found, len(query), size_hw)])
     best = fair_order(found.scores, place_in_phrase(found.scores, found.phrase_index))[: config.max_total]
     return found[np.sort(best)]
+
+
+def _worth_drawing(found: Proposals, config: ProposeConfig) -> Bool:
+    """Return bool (N,): each phrase's best box, and of the others the first few that are nearly as likely."""
+    places = place_in_phrase(found.scores, found.phrase_index)
+    best = np.zeros(found.phrase_index.max(initial=-1) + 1, np.float32)
+    best[found.phrase_index[places == 0]] = found.scores[places == 0]
+    least = np.maximum(config.beside, config.beside_share * best[found.phrase_index])
+    likely = (places == 0) | (found.scores >= least)
+    return np.asarray(likely & (places < config.max_per_phrase), np.bool_)
 
 
 def _text_proposals(found: Proposals, phrases: int, size_hw: tuple[int, int]) -> Proposals:

@@ -21,7 +21,7 @@ from textseg.models.nano_detector import (
     load_detector,
     save_detector,
 )
-from textseg.models.nano_network import NanoNetwork, NetworkConfig, fold_norms
+from textseg.models.nano_network import NanoNetwork, NetworkConfig, fold_norms, round_convolutions
 from textseg.protocols import Detector, NamesRegions
 from textseg.types import Float, Image, UInt8
 from textseg.vocabulary import Vocabulary
@@ -241,6 +241,19 @@ def test_folded_norms_change_nothing(backbone: str) -> None:
     assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
     for one, other in zip(folded, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_weights_rounded_beforehand_change_nothing_under_autocast() -> None:
+    torch.manual_seed(0)
+    network = NanoNetwork(TINY).eval()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        expected = network(torch.ones(1, 3, 64, 64))
+        round_convolutions(network)
+        rounded = network(torch.ones(1, 3, 64, 64))
+    assert {m.weight.dtype for m in network.modules() if isinstance(m, nn.Conv2d)} == {torch.bfloat16}
+    assert network.text.codes.weight.dtype == torch.float32
+    for one, other in zip(rounded, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 def test_features_are_float32_however_they_were_computed(detector: NanoDetector) -> None:

@@ -174,12 +174,14 @@ def load(
     if "timm_model_name" in source.model_cfg["vision_cfg"]:
         from timm.models import EfficientNet, RegNet
 
-        from textseg.models.nano_network import fold_norms
+        from textseg.models.nano_network import fold_norms, round_convolutions
 
         if isinstance(network.visual.trunk, EfficientNet | RegNet):  # what `fold_norms` knows
             fold_norms(network.visual.trunk)
             # As nano's was trained; it takes half the time.
             rounded = str(device) == "cpu" and precision is torch.float32 and onednn.has_bfloat16()
+            if rounded:
+                round_convolutions(network.visual.trunk)
         network.visual.to(memory_format=torch.channels_last)
     return Clip(
         network,

