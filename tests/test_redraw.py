@@ -54,7 +54,6 @@ def drawn(proposals: Proposals, candidates: Candidates, config: RedrawConfig) ->
 
 def chosen(candidates: Candidates) -> list[bool]:
     """Return for each prompt whether a mask of it was drawn again."""
-    assert candidates.closeup_index is not None
     return (candidates.closeup_index >= 0).any(axis=1).tolist()
 
 
@@ -78,12 +77,10 @@ def test_the_callers_box_has_a_refiner_of_its_own() -> None:
 def test_the_best_mask_is_drawn_again_and_the_others_give_way_to_it() -> None:
     after = drawn(*given([0], [0.9]), RedrawConfig())
     assert after.predicted_iou[0].tolist() == pytest.approx([0.2, 0.9])  # the segmenter's claims stay
-    assert after.closeups is not None
     assert after.closeups.predicted_iou.tolist() == pytest.approx([0.7])
     np.testing.assert_array_equal(after.logits[0, 0], after.logits[0, 1])
     ys, xs = np.nonzero(after.logits[0, 1] > 0)
     assert (xs.min(), ys.min(), xs.max(), ys.max()) == (10, 10, 29, 29)
-    assert after.closeup_index is not None
     assert after.closeup_index.tolist() == [[0, 0]]
 
 
@@ -97,7 +94,6 @@ def test_each_phrases_best_come_first_within_the_budgets() -> None:
 
 def test_the_callers_own_prompts_are_always_drawn_again() -> None:
     after = drawn(*given([0, 0], [1, 1], "user"), RedrawConfig(per_phrase=0, total=0))
-    assert after.closeup_index is not None
     assert after.closeup_index.tolist() == [[0, 1], [2, 3]]  # a click may mean a thing or a part of it
 
 
@@ -125,9 +121,7 @@ def test_without_a_box_another_look_is_taken_around_what_was_drawn(looks: int) -
     prompts = user_prompts(np.arange(2), boxes_xyxy=boxes)
     after = redraw(refiner, image, proposals, prompts, candidates, RedrawConfig(unboxed_looks=looks))
     assert refiner.asked == [2, *[1] * (looks - 1)]  # the one with a box is looked at once
-    assert after.closeups is not None
     first = redraw(Shrink(), image, proposals, prompts, candidates, RedrawConfig())
-    assert first.closeups is not None
     np.testing.assert_array_equal(after.closeups.windows[0], first.closeups.windows[0])
     halved = first.closeups.windows[1, 2] / 2 ** (looks - 1)  # from look to look around what was drawn
     assert after.closeups.windows[1, 2] == pytest.approx(halved, rel=0.2)
@@ -172,9 +166,7 @@ def test_one_thing_found_for_two_phrases_is_drawn_once() -> None:
     proposals, candidates = given([0, 1], [0.9, 0.8])
     same = Candidates(np.repeat(candidates.logits[:1], 2, axis=0), candidates.predicted_iou, candidates.frame)
     after = drawn(proposals, same, RedrawConfig())
-    assert after.closeup_index is not None
     assert after.closeup_index.tolist() == [[0, 0], [0, 0]]
-    assert after.closeups is not None
     assert len(after.closeups) == 1
 
 
@@ -216,7 +208,6 @@ def test_what_the_caller_points_at_is_drawn_in_the_mirror_image_too(source: str,
     refiner = Lopsided()
     image = fake_pipeline().open(rgb).image
     after = redraw(refiner, image, proposals, prompts, candidates, RedrawConfig(own_mirrored=True))
-    assert after.closeups is not None
     assert refiner.boxes == ([[4, 10, 24, 30], [16, 10, 36, 30]] if twice else [[4, 10, 24, 30]])
     left, right = after.closeups.logits[0, 0, 0], after.closeups.logits[0, 0, -1]
     assert (left, right) == ((2, 2) if twice else (8, -4))
@@ -256,7 +247,6 @@ def test_the_callers_bare_box_is_drawn_from_its_ellipse(source: str, beside: dic
     refiner = Copier()
     after = redraw(refiner, image, proposals, prompts, candidates, RedrawConfig(own_ellipses=True))
     assert refiner.asked == [1]
-    assert after.closeups is not None
     assert after.closeups.predicted_iou[0] == pytest.approx(0.9 if ellipse else 0.5)
     # the stripe of `given` lies outside the box; the ellipse's middle is in it
     assert (after.closeups.logits[0, 4, 4] > 0) == ellipse

@@ -70,8 +70,6 @@ def segments(scored: Scored, query: Query, index: Int, reasons: Sequence[str]) -
 def full_size(candidates: Candidates, prompt_index: Int, mask_index: Int) -> Bool:
     """Return bool (K, H, W): masks at the original size, from their closeups where there are any."""
     logits = candidates.logits[prompt_index, mask_index]  # (K, h, w)
-    if candidates.closeups is None or candidates.closeup_index is None:
-        return geometry.upscale_masks(logits, candidates.frame)
     numbers = candidates.closeup_index[prompt_index, mask_index]  # (K,)
     masks = np.empty((len(numbers), *candidates.frame.original_hw), np.bool_)
     masks[numbers < 0] = geometry.upscale_masks(logits[numbers < 0], candidates.frame)

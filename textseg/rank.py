@@ -199,10 +199,9 @@ def score(
 
 def _closeup(candidates: Candidates) -> Float:
     """Return float32 (M,): the IoU that a mask drawn again is thought to have; NaN where none was."""
-    out = np.full(candidates.predicted_iou.size, np.nan, np.float32)
-    if candidates.closeups is not None and candidates.closeup_index is not None:
-        index = candidates.closeup_index.reshape(-1)
-        out[index >= 0] = candidates.closeups.predicted_iou[index[index >= 0]]
+    index = candidates.closeup_index.reshape(-1)
+    out = np.full(len(index), np.nan, np.float32)
+    out[index >= 0] = candidates.closeups.predicted_iou[index[index >= 0]]
     return out
 
 
@@ -316,8 +315,6 @@ def _finest(masks: Bool, candidates: Candidates, rows: Int, size_hw: tuple[int, 
     """
     finest = [masks[i] for i in rows]
     covered = np.tile(np.array([0, 0, size_hw[1], size_hw[0]], np.float32), (len(rows), 1))
-    if candidates.closeups is None or candidates.closeup_index is None:
-        return finest, covered
     numbers = candidates.closeup_index.reshape(-1)[rows]
     for k in np.flatnonzero(numbers >= 0).tolist():
         near = candidates.closeups.logits[numbers[k]] > 0

@@ -274,6 +274,11 @@ class Closeups:
     def __len__(self) -> int:
         return len(self.windows)
 
+    @classmethod
+    def empty(cls) -> Closeups:
+        """None at all."""
+        return cls(np.zeros((0, 3), np.float32), np.zeros((0, 1, 1), np.float32), np.zeros(0, np.float32))
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -283,23 +288,23 @@ class Candidates:
         logits: float32 (P, C, h, w) low-resolution mask logits over the model's padded input frame.
         predicted_iou: float32 (P, C), the segmenter's own estimate of each mask's IoU, not clipped: it may pass 1.
         frame: how the model's input relates to the picture; ``geometry.upscale_logits`` uses it.
-        closeups: finer versions of some of the masks, or None.
-        closeup_index: int64 (P, C), which of the closeups shows the mask; -1 where none does. None like ``closeups``.
+        closeups: finer versions of some of the masks.
+        closeup_index: int64 (P, C), which of the closeups shows the mask; -1 where none does: by default all.
     """
 
     logits: Float
     predicted_iou: Float
     frame: Frame
-    closeups: Closeups | None = None
-    closeup_index: Int | None = None
+    closeups: Closeups = field(default_factory=Closeups.empty)
+    closeup_index: Int = field(default_factory=lambda: np.zeros((0, 0), np.int64))
 
     def __post_init__(self) -> None:
         put = object.__setattr__
         put(self, "logits", check_array("logits", self.logits, (None, None, None, None), np.float32))
         p, c = self.logits.shape[:2]
         put(self, "predicted_iou", check_array("predicted_iou", self.predicted_iou, (p, c), np.float32))
-        if self.closeup_index is not None:
-            put(self, "closeup_index", check_array("closeup_index", self.closeup_index, (p, c), np.int64))
+        index = self.closeup_index if len(self.closeups) else np.full((p, c), -1, np.int64)
+        put(self, "closeup_index", check_array("closeup_index", index, (p, c), np.int64))
 
     def __len__(self) -> int:
         return len(self.logits)
