@@ -153,7 +153,7 @@ def measure_refine(pipeline: Pipeline, data: Path, most: int) -> dict[str, Any]:
         "drawn again": RefineOptions(snap=0, agree_iou=0.0),
         "drawn again, snap 3": RefineOptions(snap=3, agree_iou=0.0),
     }
-    plain = pipeline.with_parts(refiner=None)
+    plain, refiner = pipeline.with_parts(refiner=None, own_refiner=None), pipeline.refiner_for(bounded=True)
     rows: dict[str, list[tuple[float, ...]]] = {way: [] for way in ways}
     for truth in truths(data / "coco", most):
         keep = np.flatnonzero(truth.areas >= 100)
@@ -163,7 +163,7 @@ def measure_refine(pipeline: Pipeline, data: Path, most: int) -> dict[str, Any]:
         for way, options in ways.items():
             start, masks = time.perf_counter(), before
             if options is not None:
-                by = pipeline.refiner if way.startswith("drawn") else pipeline.segmenter
+                by = refiner if way.startswith("drawn") else None
                 masks = refine.refine(by or pipeline.segmenter, truth.image, before, options).masks
             seconds = (time.perf_counter() - start) / len(keep)
             for area, mask, right in zip(truth.areas[keep], masks, true, strict=True):

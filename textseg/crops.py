@@ -1,4 +1,4 @@
-"""Crops of a picture with everything outside the mask blanked: what CLIP is asked to judge."""
+"""Crops of a picture with everything outside the mask blanked: what CLIP learns from and is asked to judge."""
 
 from __future__ import annotations
 
@@ -7,11 +7,46 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from textseg import geometry
+from textseg import closeup, geometry
 from textseg.types import Bool, Float, UInt8
 
 MEAN_RGB = (122, 117, 104)
 """The mean colour of CLIP's training pictures, which its preprocessing makes 0: the blank that says least."""
+
+_LEAST_PIXELS = 8
+
+
+def masked_crop(
+    rgb: UInt8,
+    window: Float,
+    size: int,
+    mask: Bool | None = None,
+    *,
+    covered_xyxy: Float | None = None,
+    fill: tuple[int, int, int] = MEAN_RGB,
+) -> UInt8:
+    """Return uint8 (size, size, 3): a square window of a picture, ``fill`` outside the mask and outside the picture.
+
+    Args:
+        rgb: uint8 (H, W, 3).
+        window: float32 (3,): left, top and side in pixels; may reach beyond the picture.
+        size: pixels of the crop.
+        mask: bool (h, w), at any resolution; None leaves all of the picture that the window shows.
+        covered_xyxy: float32 (4,), what part of the picture the mask is of, in pixels; None: the whole.
+        fill: RGB, 0..255.
+    """
+    height, width = rgb.shape[:2]
+    out: UInt8 = closeup.cut(rgb, window, size)
+    whole = np.array([0, 0, width, height], np.float32)
+    inside = closeup.cover(window, whole, size) > 0.5
+    if mask is not None:
+        covered = whole if covered_xyxy is None else covered_xyxy
+        per = np.array(mask.shape[::-1], np.float32) / (covered[2:] - covered[:2])  # the mask's pixels a picture pixel
+        corner, step = (window[:2] - covered[:2]) * per, window[2] / size * per
+        hit = closeup.resample(mask.astype(np.uint8) * 255, (corner[0], corner[1]), (step[0], step[1]), (size, size))
+        inside &= hit > 127
+    out[~inside] = fill
+    return out
 
 
 def masked_crops(
@@ -49,36 +84,7 @@ def masked_crops(
     for mask, covered in zip(masks, covered_xyxy, strict=True):
         corner, scale = covered[:2], (covered[2:] - covered[:2]) / mask.shape[::-1]  # picture pixels a mask's pixel
         box = geometry.mask_boxes(mask[None])[0] * np.tile(scale, 2) + np.tile(corner, 2)
-        side = max(float(box[2] - box[0]), float(box[3] - box[1]), 1.0) * grow
-        left, top = (box[0] + box[2] - side) / 2, (box[1] + box[3] - side) / 2
-        s = int(np.clip(round(side), 8, size))
-        # Maps crop pixel centres to picture pixel centres.
-        to_picture = np.array([[side / s, 0, left], [0, side / s, top]], np.float64)
-        to_picture[:, 2] += 0.5 * side / s - 0.5
-        crop = _warp(rgb, to_picture, s, fill)
-        to_mask = to_picture.copy()
-        to_mask[:, 2] += 0.5 - corner
-        to_mask /= scale[:, None]
-        to_mask[:, 2] -= 0.5
-        inside = _warp(mask.astype(np.uint8) * 255, to_mask, s, (0, 0, 0)) > 127
-        crop[~inside] = fill
-        crops.append(crop)
+        (window,) = closeup.windows_around(box, grow, least=grow)
+        pixels = int(np.clip(round(float(window[2])), _LEAST_PIXELS, size))
+        crops.append(masked_crop(rgb, window, pixels, mask, covered_xyxy=covered, fill=fill))
     return crops
-
-
-def _warp(array: UInt8, to_source: np.ndarray, size: int, fill: tuple[int, int, int]) -> UInt8:
-    # Area-like smoothing where the crop shrinks the picture, so that CLIP sees no aliasing.
-    shrink = float(to_source[0, 0])
-    if shrink > 2:
-        array = np.asarray(cv2.blur(array, (int(shrink), int(shrink))), dtype=np.uint8)
-    return np.asarray(
-        cv2.warpAffine(
-            array,
-            to_source,
-            (size, size),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_CONSTANT,
-            borderValue=fill,
-        ),
-        dtype=np.uint8,
-    )

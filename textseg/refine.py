@@ -228,13 +228,14 @@ def refine_everything(
 ) -> Everything:
     """Return everything in a picture with refined masks; one mask is unpacked at a time.
 
-    The pipeline's mask refiner is asked where it has one, else its segmenter. What a refiner drew is not snapped unless
-    the options say so.
+    The refiner that draws the caller's own masks again is asked where there is one, else the segmenter. What a refiner
+    drew is not snapped unless the options say so.
     """
-    options = options or (RefineOptions() if pipeline.refiner is None else RefineOptions(snap=0))
+    refiner = pipeline.refiner_for(bounded=True)
+    options = options or (RefineOptions() if refiner is None else RefineOptions(snap=0))
     rles, areas, boxes = list(found.rles), found.areas.copy(), found.boxes_xyxy.copy()
     for k in range(len(found)):
-        one = refine(pipeline.refiner or pipeline.segmenter, found.image, found.mask(k)[None], options)
+        one = refine(refiner or pipeline.segmenter, found.image, found.mask(k)[None], options)
         if one.changed[0]:
             rles[k] = geometry.encode_rle(one.masks[0])
             areas[k], boxes[k] = int(one.masks[0].sum()), geometry.mask_boxes(one.masks)[0]

@@ -48,7 +48,7 @@ def variants(pipeline: Pipeline, presets: Sequence[str] = ()) -> dict[str, Varia
     if pipeline.clip is not None:
         off("CLIP's look at the masks", clip_weight=0.0)
     if pipeline.refiner is not None:
-        off("drawing masks again", refiner=None)
+        off("drawing masks again", refiner=None, own_refiner=None)
     off("the choice among SAM's masks", multimask=False)
     for preset in presets:
         found.append(Variant(preset, _Loaded(preset)))

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from textseg import closeup
-from textseg.crops import MEAN_RGB
+from textseg.crops import MEAN_RGB, masked_crop
 from textseg.train import pseudo_masks
 from textseg.train import sam_prompts as sp
 from textseg.train.colors import COLORS, recolor
@@ -54,26 +54,7 @@ def cut_crop(
     Where `mask` (H, W) bool is given, all outside of it becomes `MEAN_RGB`, as does what lies
     outside of the picture. `shift` moves the centre, in shares of the crop.
     """
-    left, top, length = (float(v) for v in crop_window(box_xyxy, grow, shift))
-    height, width = image_rgb.shape[:2]
-    a, b = max(0, round(left)), max(0, round(top))
-    c, d = min(width, round(left + length)), min(height, round(top + length))
-    canvas = np.full((side, side, 3), MEAN_RGB, np.uint8)
-    scale = side / length
-    u0, v0 = round((a - left) * scale), round((b - top) * scale)
-    u1, v1 = round((c - left) * scale), round((d - top) * scale)
-    u0, v0, u1, v1 = max(0, u0), max(0, v0), min(side, u1), min(side, v1)
-    if c - a < 1 or d - b < 1 or u1 - u0 < 1 or v1 - v0 < 1:
-        return canvas
-    kind = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    part = cv2.resize(image_rgb[b:d, a:c], (u1 - u0, v1 - v0), interpolation=kind)
-    if mask is None:
-        canvas[v0:v1, u0:u1] = part
-        return canvas
-    near = mask[b:d, a:c].astype(np.uint8)
-    inside = cv2.resize(near, (u1 - u0, v1 - v0), interpolation=cv2.INTER_NEAREST) > 0
-    canvas[v0:v1, u0:u1][inside] = part[inside]
-    return canvas
+    return masked_crop(image_rgb, crop_window(box_xyxy, grow, shift), side, mask)
 
 
 def crop_window(box_xyxy: NDArray[np.float32], grow: float, shift: tuple[float, float]) -> NDArray[np.float32]:
