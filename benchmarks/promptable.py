@@ -1,6 +1,6 @@
 """Prompts, everything and encoding, side by side with transformers and segment-anything: one run, one set of weights.
 
-    python benchmarks/promptable.py [--size vit_b|nano] [--repeats 5] [--only boxes,encode,everything,memory,exactness]
+    python benchmarks/promptable.py [--size vit_b|small] [--repeats 5] [--only boxes,encode,everything,memory,exactness]
 
 ``--only`` takes ``onnx``, too. The weights are random (no download); see ``promptable_model``. Times are medians of
 interleaved repeats, with the machine's load beside them. Peak memory is that of a process of its own. ``exactness``

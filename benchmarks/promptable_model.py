@@ -31,7 +31,7 @@ REAL = 800.0
 
 SIZES: dict[str, dict[str, int]] = {
     "vit_b": {"hidden": 768, "layers": 12, "heads": 12, "side": 1024, "width": 256, "mlp": 2048},
-    "nano": {"hidden": 192, "layers": 6, "heads": 6, "side": 256, "width": 128, "mlp": 512},
+    "small": {"hidden": 192, "layers": 6, "heads": 6, "side": 256, "width": 128, "mlp": 512},
 }
 
 _NEARNESS = 8.0  # factor of queries and keys: how sharply a point's neighbourhood is told from the rest

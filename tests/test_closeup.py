@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from textseg import closeup
+from textseg.types import LEAST_LEVEL, Image
 
 
 def test_windows_are_square_about_the_boxes_and_never_too_small() -> None:
@@ -81,3 +82,20 @@ def test_hints_of_zeros_are_none() -> None:
     assert first is None
     assert second is not None
     assert closeup.each_hint(None, 2) == [None, None]
+
+
+@pytest.mark.parametrize("size_hw", [(300, 401), (97, 1000), (640, 480)])
+def test_smaller_versions_give_the_same_crop(size_hw: tuple[int, int]) -> None:
+    """Of a smooth picture, whatever its size: the places agree to a fraction of the crop's pixel."""
+    y, x = np.mgrid[: size_hw[0], : size_hw[1]]
+    rgb = np.stack([x * 255 // size_hw[1], y * 255 // size_hw[0], (x + y) % 256], axis=2).astype(np.uint8)
+    image = Image(rgb, "array", "digest")
+    assert [max(level.shape[:2]) for level in image.levels][-1] in range(LEAST_LEVEL, 2 * LEAST_LEVEL)
+    for window in ([10, 20, 40], [-30, 5, 280], [-50, -40, 1100]):
+        whole, level = (closeup.cut_level(some, np.array(window, np.float32), 32) for some in ((rgb,), image.levels))
+        np.testing.assert_allclose(whole[..., :2].astype(int), level[..., :2].astype(int), atol=6)
+
+
+def test_a_small_picture_is_its_only_level() -> None:
+    tiny = Image(np.zeros((1, 90, 3), np.uint8), "array", "digest")
+    assert len(tiny.levels) == 1 and tiny.levels[0] is tiny.rgb

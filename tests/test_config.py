@@ -13,7 +13,7 @@ from textseg import config
 from textseg.config import ModelConfig, Preset, fill, preset_names, read_preset, read_yaml
 from textseg.errors import ConfigError
 
-SMALL = {"name": "mine", "segmenter": {"kind": "sam", "model": "package:nano/sam"}}
+SMALL = {"name": "mine", "segmenter": {"kind": "edgetam", "model": "package:nano/sam"}}
 
 
 @dataclass(frozen=True)

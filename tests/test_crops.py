@@ -19,14 +19,14 @@ def test_a_crop_is_square_around_the_mask_and_blank_outside() -> None:
     rgb = picture(60, 90)
     mask = np.zeros((60, 90), bool)
     mask[20:40, 10:20] = True
-    (crop,) = masked_crops(rgb, mask[None], grow=1.0, fill=(7, 8, 9))
+    (crop,) = masked_crops((rgb,), mask[None], grow=1.0, fill=(7, 8, 9))
     assert crop.shape == (20, 20, 3)
     np.testing.assert_array_equal(crop[:, 5:15], rgb[20:40, 10:20])
     assert (crop[:, :5] == (7, 8, 9)).all() and (crop[:, 15:] == (7, 8, 9)).all()
 
 
 def test_an_empty_mask_gives_a_blank_crop() -> None:
-    (crop,) = masked_crops(picture(20, 20), np.zeros((1, 5, 5), bool), grow=1.2)
+    (crop,) = masked_crops((picture(20, 20),), np.zeros((1, 5, 5), bool), grow=1.2)
     assert (crop == MEAN_RGB).all()
 
 
@@ -39,8 +39,8 @@ def test_a_mask_of_a_part_gives_the_crop_of_the_whole_mask(size: int) -> None:
     whole[40:50, 50:60] = False
     near = whole[30:90, 40:100]  # of a window that begins at (40, 30)
     covered = np.array([[0, 0, 160, 120], [40, 30, 100, 90]], np.float32)
-    one, other = masked_crops(rgb, [whole, near], grow=1.2, size=size, covered_xyxy=covered)
-    (plain,) = masked_crops(rgb, whole[None], grow=1.2, size=size)
+    one, other = masked_crops((rgb,), [whole, near], grow=1.2, size=size, covered_xyxy=covered)
+    (plain,) = masked_crops((rgb,), whole[None], grow=1.2, size=size)
     np.testing.assert_array_equal(one, plain)
     unlike = (other != plain).any(axis=2)  # where the mask is finer than the crop, its edge may fall either way
     assert unlike.mean() < (0.05 if size == 16 else 1e-9)
@@ -50,5 +50,5 @@ def test_a_part_may_reach_beyond_the_picture() -> None:
     rgb = picture(40, 40)
     near = np.zeros((20, 20), bool)
     near[10:, 10:] = True  # the picture's first ten rows and columns
-    (crop,) = masked_crops(rgb, [near], grow=1.0, covered_xyxy=np.array([[-10, -10, 10, 10]], np.float32))
+    (crop,) = masked_crops((rgb,), [near], grow=1.0, covered_xyxy=np.array([[-10, -10, 10, 10]], np.float32))
     np.testing.assert_array_equal(crop, rgb[:10, :10])

@@ -56,6 +56,14 @@ def test_a_text_proposal_has_the_rough_mask_of_its_best_detection() -> None:
     assert unseen.mask_logits[:, 0, 0].tolist() == [1, 0, 1]
 
 
+def test_a_phrase_with_a_likely_box_needs_no_text_proposal() -> None:
+    out = propose(QUERY, Listed([0.9, 0.4], [0, 1]), None, (10, 20), ProposeConfig(text_only_below=0.4))
+    assert out.sources == ("detector", "detector", "text")
+    assert out.phrase_index.tolist() == [0, 1, 1]
+    with pytest.raises(ConfigError, match="text_only_below"):
+        ProposeConfig(text_only_below=1.5)
+
+
 def test_without_a_detector_only_text_remains() -> None:
     assert propose(QUERY, None, None, (10, 20), ProposeConfig()).sources == ("text", "text")
     assert len(propose(QUERY, None, None, (10, 20), ProposeConfig(text_only=False))) == 0

@@ -369,6 +369,21 @@ def test_what_the_detector_calls_a_region_is_a_part_and_missing_where_it_does_no
     np.testing.assert_allclose(scored.scores, [0.8, 0.1], rtol=1e-5)
 
 
+def test_masks_with_one_closeup_are_named_once() -> None:
+    proposals, prompts, candidates = stages([[LEFT, RIGHT], [LEFT, RIGHT]], [0.9, 0.9], [0, 0])
+    closeups = Closeups(np.zeros((1, 3)), np.zeros((1, 4, 4)), np.array([0.7]))
+    drawn = replace(candidates, closeups=closeups, closeup_index=np.array([[0, 0], [-1, -1]]))
+    asked: list[int] = []
+
+    def name(masks: Bool, prompts: Sequence[str], phrase_index: Int) -> Float:
+        asked.append(len(masks))
+        return np.linspace(0.1, 0.3, len(masks), dtype=np.float32)
+
+    scored = rank.score(IMAGE, query("car"), proposals, prompts, drawn, None, DETECTOR_ONLY, name)
+    assert asked == [3]
+    np.testing.assert_allclose(scored.parts["region"], [0.1, 0.1, 0.2, 0.3])
+
+
 def test_a_mask_without_a_phrase_is_not_named() -> None:
     def refuse(masks: Bool, prompts: Sequence[str], phrase_index: Int) -> Float:
         raise AssertionError("asked for a name")

@@ -50,7 +50,7 @@ def load(
     Args:
         preset: "nano" (embedded, offline), another shipped preset, a path to a YAML file, or a ``Preset``.
         device: "auto", "cpu", "cuda" …; None takes the preset's.
-        dtype: "float32", "bfloat16" or "float16"; None takes the preset's.
+        dtype: "float32", "bfloat16" or "float16"; None takes the preset's, or what it says of a single model.
         cache: embeddings to share with other pipelines.
 
     Raises:
@@ -63,11 +63,14 @@ def load(
         raise ConfigError(f"dtype: got {where['dtype']!r}, expected one of {', '.join(DTYPES)}")
     from textseg.models import clip, detector, nano_refiner, sam, text_prompt
 
-    encoder = None if settings.clip is None else clip.load(**_arguments(settings.clip), **where)
-    segmenter = sam.load(**_arguments(settings.segmenter), **where)
-    finder = None
-    if settings.detector is not None:
-        finder = detector.load(**_arguments(settings.detector), **where, text_encoder=encoder)
+    asked = {} if dtype is None else {"dtype": dtype}
+
+    def run(model: ModelConfig) -> dict[str, Any]:
+        return where | _arguments(model) | asked
+
+    encoder = None if settings.clip is None else clip.load(**run(settings.clip))
+    segmenter = sam.load(**run(settings.segmenter))
+    finder = None if settings.detector is None else detector.load(**run(settings.detector), text_encoder=encoder)
     token = None if settings.text_prompt is None else text_prompt.TextPrompt.load(resolve(settings.text_prompt.model))
     drawers = {
         role: nano_refiner.load(**_arguments(model))

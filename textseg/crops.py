@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
 from textseg import closeup, geometry
@@ -17,7 +16,7 @@ _LEAST_PIXELS = 8
 
 
 def masked_crop(
-    rgb: UInt8,
+    levels: Sequence[UInt8],
     window: Float,
     size: int,
     mask: Bool | None = None,
@@ -28,15 +27,15 @@ def masked_crop(
     """Return uint8 (size, size, 3): a square window of a picture, ``fill`` outside the mask and outside the picture.
 
     Args:
-        rgb: uint8 (H, W, 3).
+        levels: the picture, uint8 (H, W, 3), then smaller versions of it, where there are any (``Image.levels``).
         window: float32 (3,): left, top and side in pixels; may reach beyond the picture.
         size: pixels of the crop.
         mask: bool (h, w), at any resolution; None leaves all of the picture that the window shows.
         covered_xyxy: float32 (4,), what part of the picture the mask is of, in pixels; None: the whole.
         fill: RGB, 0..255.
     """
-    height, width = rgb.shape[:2]
-    out: UInt8 = closeup.cut(rgb, window, size)
+    height, width = levels[0].shape[:2]
+    out = closeup.cut_level(levels, window, size)
     whole = np.array([0, 0, width, height], np.float32)
     inside = closeup.cover(window, whole, size) > 0.5
     if mask is not None:
@@ -50,7 +49,7 @@ def masked_crop(
 
 
 def masked_crops(
-    rgb: UInt8,
+    levels: Sequence[UInt8],
     masks: Bool | Sequence[Bool],
     *,
     grow: float,
@@ -61,7 +60,7 @@ def masked_crops(
     """Return one square crop a mask, pixels outside the mask set to ``fill``.
 
     Args:
-        rgb: uint8 (H, W, 3).
+        levels: as for ``masked_crop``.
         masks: N of them, bool (h, w) each, at any resolution.
         grow: the mask's box is grown by this factor around its centre and made square.
         fill: RGB, 0..255, outside the mask and outside the picture.
@@ -72,19 +71,14 @@ def masked_crops(
     Returns:
         N arrays uint8 (s, s, 3), s at most ``size``. An empty mask gives a crop of ``fill`` alone.
     """
-    height, width = rgb.shape[:2]
     if covered_xyxy is None:
+        height, width = levels[0].shape[:2]
         covered_xyxy = np.tile(np.array([0, 0, width, height], np.float32), (len(masks), 1))
-    if max(height, width) > 4 * size:  # a huge picture is shrunk once, not once a crop
-        factor = 4 * size / max(height, width)
-        new_wh = [max(1, round(side * factor)) for side in (width, height)]
-        rgb = np.asarray(cv2.resize(rgb, new_wh, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-        covered_xyxy = covered_xyxy * np.array([new_wh[0] / width, new_wh[1] / height] * 2, np.float32)
     crops = []
     for mask, covered in zip(masks, covered_xyxy, strict=True):
         corner, scale = covered[:2], (covered[2:] - covered[:2]) / mask.shape[::-1]  # picture pixels a mask's pixel
         box = geometry.mask_boxes(mask[None])[0] * np.tile(scale, 2) + np.tile(corner, 2)
         (window,) = closeup.windows_around(box, grow, least=grow)
         pixels = int(np.clip(round(float(window[2])), _LEAST_PIXELS, size))
-        crops.append(masked_crop(rgb, window, pixels, mask, covered_xyxy=covered, fill=fill))
+        crops.append(masked_crop(levels, window, pixels, mask, covered_xyxy=covered, fill=fill))
     return crops

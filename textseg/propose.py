@@ -29,6 +29,8 @@ class ProposeConfig:
         max_total: most proposals for one picture, however many phrases are asked, in ``fair_order``.
         text_only: whether each phrase also becomes a proposal without a box, carried by SAM's text token and the
             detector's rough mask, where it gives any. Needs a text prompt and a segmenter that takes text tokens.
+        text_only_below: but not a phrase with a box that scores more, 0..1: where the detector is that sure, what
+            the token finds by itself is the same or worse, and costs as much as another box.
     """
 
     detector_threshold: float = 0.1
@@ -37,9 +39,10 @@ class ProposeConfig:
     max_per_phrase: int = 20
     max_total: int = 200
     text_only: bool = True
+    text_only_below: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("detector_threshold", "beside", "beside_share"):
+        for name in ("detector_threshold", "beside", "beside_share", "text_only_below"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name}: got {getattr(self, name)}, expected a number in 0..1")
         for name in ("max_per_phrase", "max_total"):
@@ -64,7 +67,8 @@ def propose(
         found = detector.detect(encoded, query.prompts, config.detector_threshold)
         found = found[_worth_drawing(found, config)]
     if config.text_only:
-        found = concatenate([found, _text_proposals(found, len(query), size_hw)])
+        spoken = _text_proposals(found, len(query), size_hw)
+        found = concatenate([found, spoken[spoken.scores <= config.text_only_below]])
     best = fair_order(found.scores, place_in_phrase(found.scores, found.phrase_index))[: config.max_total]
     return found[np.sort(best)]
 

@@ -176,9 +176,10 @@ def score(
     }
     areas = masks.mean(axis=(1, 2), dtype=np.float32)
     spoken = p > 0 and any(phrase.prompt for phrase in query.phrases)
-    named = name_regions(masks, query.prompts, phrase_index) if spoken and name_regions is not None else None
-    if named is not None:
-        parts["region"] = named
+    if spoken and name_regions is not None:
+        one, of = _apart(candidates, phrase_index)
+        named = name_regions(masks[one], query.prompts, phrase_index[one])
+        parts["region"] = parts["region"] if named is None else named[of]
     if clip is not None and spoken:
         shown = _worth_showing(fuse(parts, config), areas, phrase_index, prompt_index, config)
         seen = _clip_part(image, query, masks, candidates, shown, phrase_index, clip, config)
@@ -195,6 +196,18 @@ def score(
         mask_index,
         tuple(proposals.sources[i] for i in proposal_index),
     )
+
+
+def _apart(candidates: Candidates, phrase_index: Int) -> tuple[Int, Int]:
+    """Return which of the M candidates differ, int64 (U,), and which of those each is, (M,), to ask for each once.
+
+    A prompt's masks that were drawn again are one mask, and so are those of two prompts of a phrase with one closeup.
+    """
+    numbers = candidates.closeup_index.reshape(-1)
+    own = len(candidates.closeups) + np.arange(len(numbers))
+    keys = np.stack([phrase_index, np.where(numbers < 0, own, numbers)], axis=1)
+    _, one, of = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    return one, of.reshape(-1)
 
 
 def _closeup(candidates: Candidates) -> Float:
@@ -291,7 +304,7 @@ def _clip_part(
     unlike, owner = closeup.distinct(masks[shown])
     looked, covered = _finest(masks, candidates, shown[unlike], image.size_hw)
     crops = masked_crops(
-        image.rgb,
+        image.levels,
         looked,
         grow=config.clip_grow,
         fill=config.clip_fill,

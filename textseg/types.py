@@ -14,8 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -25,6 +27,9 @@ Bool = npt.NDArray[np.bool_]
 Float = npt.NDArray[np.float32]
 Int = npt.NDArray[np.int64]
 UInt8 = npt.NDArray[np.uint8]
+
+LEAST_LEVEL = 64
+"""Pixels along the longer side that the smallest of a picture's ``levels`` has at least, where the picture has them."""
 
 
 def check_array(name: str, array: Any, shape: Sequence[int | None], dtype: type[np.generic]) -> Any:
@@ -71,6 +76,19 @@ class Image:
     def size_hw(self) -> tuple[int, int]:
         """Height and width in pixels."""
         return int(self.rgb.shape[0]), int(self.rgb.shape[1])
+
+    @cached_property
+    def levels(self) -> tuple[UInt8, ...]:
+        """The picture, then again and again at half of that size (rounded up): what crops are cut from.
+
+        Made once a picture; a crop of a large thing need not average millions of pixels for every phrase.
+        """
+        levels = [self.rgb]
+        while max(levels[-1].shape[:2]) >= 2 * LEAST_LEVEL:
+            height, width = levels[-1].shape[:2]
+            half_wh = (-(-width // 2), -(-height // 2))
+            levels.append(np.asarray(cv2.resize(levels[-1], half_wh, interpolation=cv2.INTER_AREA), np.uint8))
+        return tuple(levels)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Everything and every kind of prompt with the weights that ship, against segment-anything's own classes."""
+"""Everything and every kind of prompt with the weights that ship, against transformers' own forward pass."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from segment_anything import SamAutomaticMaskGenerator, SamPredictor
+import torch
+from transformers import EdgeTamModel, Sam2ImageProcessor
 
 from textseg import geometry, image
 from textseg.build import resolve
 from textseg.config import read_preset
 from textseg.everything import EverythingOptions, generate
 from textseg.models import sam
-from textseg.models.sam_checkpoint import meta_sam
 from textseg.types import Image, Prompts
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -22,16 +22,15 @@ PICTURES = ("coffee.jpg", "astronaut.jpg", "chelsea.jpg")
 
 
 @pytest.fixture(scope="module")
-def both() -> tuple[Any, sam.SamSegmenter]:
-    """Return segment-anything's model and our segmenter of nano's weights, resizing alike."""
-    from dataclasses import replace
+def ours() -> sam.SamSegmenter:
+    return sam.load("edgetam", resolve("package:nano/sam"))
 
-    ours = sam.load("sam", resolve("package:nano/sam"))
-    ours.spec = replace(ours.spec, resampler="pil")
-    for module in ours.network.model.mask_decoder.transformer.modules():
-        if hasattr(module, "eps"):
-            module.eps = 1e-5  # Meta's
-    return meta_sam(ours.network.model), ours
+
+@pytest.fixture(scope="module")
+def reference() -> tuple[Any, Any]:
+    """Return transformers' model and processor of nano's folder."""
+    folder = resolve("package:nano/sam")
+    return EdgeTamModel.from_pretrained(folder).eval(), Sam2ImageProcessor.from_pretrained(folder)
 
 
 def picture(name: str, size: tuple[int, int] | None = None) -> Image:
@@ -41,39 +40,47 @@ def picture(name: str, size: tuple[int, int] | None = None) -> Image:
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_the_generator_yields_the_same_masks(name: str, both: tuple[Any, sam.SamSegmenter]) -> None:
-    reference, ours = both
-    shown = picture(name, (180, 240))
-    defaults = read_preset("nano").everything
-    asked = {"points_per_side": 8, "stability_score_thresh": defaults.stability_score_thresh}
-    asked |= {"pred_iou_thresh": defaults.pred_iou_thresh, "crop_n_layers": 1, "crop_n_points_downscale_factor": 2}
-    theirs = SamAutomaticMaskGenerator(reference, **asked).generate(shown.rgb.copy())
-    found = generate(ours, shown, EverythingOptions(**asked))
-    assert len(found) == len(theirs) >= 3
-    masks = np.stack([record["segmentation"] for record in theirs])
-    assert (np.diag(geometry.mask_iou(masks, found.masks)) >= 0.99).all()
+def test_the_generator_finds_things_once(name: str, ours: sam.SamSegmenter) -> None:
+    shown, defaults = picture(name, (180, 240)), read_preset("nano").everything
+    options = EverythingOptions(
+        points_per_side=8,
+        pred_iou_thresh=defaults.pred_iou_thresh,
+        stability_score_thresh=defaults.stability_score_thresh,
+    )
+    found = generate(ours, shown, options)
+    assert len(found) >= 3
+    assert (found.predicted_iou > options.pred_iou_thresh).all()
+    apart = geometry.box_iou(found.boxes_xyxy, found.boxes_xyxy) - np.eye(len(found))
+    assert apart.max() <= options.box_nms_thresh
 
 
+@pytest.mark.parametrize("multimask", [True, False])
 @pytest.mark.parametrize("name", PICTURES)
-def test_prompts_get_the_same_answers(name: str, both: tuple[Any, sam.SamSegmenter]) -> None:
-    reference, ours = both
+def test_prompts_get_the_same_answers(
+    name: str, multimask: bool, ours: sam.SamSegmenter, reference: tuple[Any, Any]
+) -> None:
+    model, processor = reference
     shown = picture(name)
-    predictor = SamPredictor(reference)
-    predictor.set_image(shown.rgb)
     embedding = ours.encode(shown)
     height, width = shown.size_hw
+    side = ours.network.input_hw[0]
+    stretch = np.array([side / width, side / height])
     box = np.array([0.2 * width, 0.1 * height, 0.8 * width, 0.9 * height])
     points, labels = np.array([[0.5 * width, 0.5 * height], [0.1 * width, 0.1 * height]]), np.array([1, 0])
-    nothing = np.full((1, 4), np.nan)
-    empty = np.zeros((1, 0, 2))
-    kinds = [
-        ({"box": box}, Prompts([0], box[None], empty, np.zeros((1, 0)))),
-        ({"point_coords": points, "point_labels": labels}, Prompts([0], nothing, points[None], labels[None])),
+    pixels = processor(shown.rgb.copy(), return_tensors="pt")["pixel_values"]
+    nothing, empty = np.full((1, 4), np.nan), np.zeros((1, 0, 2))
+    placed = torch.from_numpy(points * stretch).float()
+    boxed = torch.from_numpy(box * np.tile(stretch, 2)).float()
+    kinds: list[tuple[dict[str, Any], Prompts]] = [
+        ({"input_boxes": boxed[None, None]}, Prompts([0], box[None], empty, np.zeros((1, 0)), multimask=multimask)),
+        (
+            {"input_points": placed[None, None], "input_labels": torch.from_numpy(labels)[None, None]},
+            Prompts([0], nothing, points[None], labels[None], multimask=multimask),
+        ),
     ]
-    for meta, prompts in kinds:
-        masks, iou, logits = predictor.predict(**meta)
+    for given, prompts in kinds:
+        with torch.inference_mode():
+            wanted = model(pixel_values=pixels, multimask_output=multimask, **given)
         got = ours.decode(embedding, prompts)
-        np.testing.assert_allclose(got.logits[0], logits, atol=1e-3)
-        np.testing.assert_allclose(got.predicted_iou[0], iou, atol=1e-4)
-        full = geometry.upscale_masks(got.logits[0], got.frame)
-        assert (np.diag(geometry.mask_iou(full, masks)) >= 0.99).all()
+        np.testing.assert_allclose(got.logits[0], wanted.pred_masks[0, 0].numpy(), atol=2e-3)
+        np.testing.assert_allclose(got.predicted_iou[0], wanted.iou_scores[0, 0].numpy(), atol=1e-4)

@@ -72,7 +72,7 @@ def test_the_planes_tell_picture_mask_box_and_what_lies_outside() -> None:
     picture = np.full((20, 20, 3), 255, np.uint8)
     window, box = np.array([-10, 0, 20], np.float32), np.array([0, 0, 5, 20], np.float32)
     rough, hint = np.full((16, 16), 40, np.float32), np.full((16, 16), -2, np.float32)
-    planes = crop_planes(picture, rough, window, box, hint, TINY)
+    planes = crop_planes((picture,), rough, window, box, hint, TINY)
     assert planes.shape == (PLANES, 32, 32)
     assert (planes[:3, :, :15] == 0).all()
     assert (planes[:3, 1:-1, 17:] > 2).all()
@@ -80,7 +80,7 @@ def test_the_planes_tell_picture_mask_box_and_what_lies_outside() -> None:
     assert planes[4].mean() == pytest.approx(0.25)
     assert planes[5].mean() == pytest.approx(0.5)
     assert (planes[6] == -0.5).all()
-    bare = crop_planes(picture, np.zeros((16, 16), np.float32), window, None, None, TINY)
+    bare = crop_planes((picture,), np.zeros((16, 16), np.float32), window, None, None, TINY)
     assert not bare[[4, 6]].any()
 
 

@@ -21,7 +21,8 @@ from textseg.protocols import Segmenter
 from textseg.types import Candidates, Frame, Image, Prompts
 
 KINDS = list(FAMILIES)
-TEXT_KINDS = ["sam", "sam_hq"]
+PADDED_KINDS = ["sam", "sam_hq"]
+TEXT_KINDS = [*PADDED_KINDS, "edgetam"]
 WIDTH, HEIGHT = 100, 75
 _SEGMENTERS: dict[str, SamSegmenter] = {}
 
@@ -61,7 +62,7 @@ KINDS_OF_PROMPT = ["box", "points", "box+points", "mask", "box+mask", "points+ma
 def reference_masks(kind: str) -> np.ndarray:
     """Return (2, h, w) rough masks at the resolution of the picture's part of the mask input."""
     height, width = segmenter(kind).network.mask_hw
-    rows = height * 3 // 4 if kind in TEXT_KINDS else height
+    rows = height * 3 // 4 if kind in PADDED_KINDS else height
     return np.random.default_rng(1).normal(0, 4, (2, rows, width)).astype(np.float32)
 
 
@@ -207,27 +208,30 @@ def test_text_alone_is_exactly_its_tokens(kind: str) -> None:
     embedding = seg.encode(picture())
     text = np.random.default_rng(3).normal(0, 1, (2, 2, 32)).astype(np.float32)
     got = seg.decode(embedding, prompts(text=text))
-    extra = (
-        {"hq_token_only": False, "intermediate_embeddings": [embedding.features["early"]]} if kind == "sam_hq" else {}
-    )
+    seen = embedding.features
+    extra = {
+        "sam": {},
+        "sam_hq": {"hq_token_only": False, "intermediate_embeddings": [seen.get("early")]},
+        "edgetam": {"high_resolution_features": [seen.get("high_0"), seen.get("high_1")]},
+    }[kind]
     with torch.inference_mode():
         _, dense = model.prompt_encoder(None, None, None, None)
-        logits, _ = model.mask_decoder(
+        logits = model.mask_decoder(
             image_embeddings=embedding.features["image"],
             image_positional_embeddings=model.get_image_wide_positional_embeddings(),
             sparse_prompt_embeddings=torch.from_numpy(text)[None],
             dense_prompt_embeddings=dense,
             multimask_output=True,
             **extra,
-        )
+        )[0]
     np.testing.assert_allclose(got.logits, logits[0].numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["sam2", "edgetam", "sam3_tracker"])
+@pytest.mark.parametrize("kind", ["sam2", "sam3_tracker"])
 def test_families_without_text_say_so(kind: str) -> None:
     seg = segmenter(kind)
     assert seg.text_width is None
-    with pytest.raises(UnsupportedError, match=f"{FAMILIES[kind].title} takes no text.*SAM and SAM-HQ"):
+    with pytest.raises(UnsupportedError, match=f"{FAMILIES[kind].title} takes no text.*SAM, SAM-HQ, EdgeTAM do"):
         seg.decode(seg.encode(picture()), prompts(boxes=BOX, text=np.zeros((2, 1, 32))))
 
 
@@ -294,7 +298,7 @@ def test_full_size_masks_equal_the_processor(kind: str, size: tuple[int, int]) -
     seg, processor = segmenter(kind), tiny_processor(kind)
     embedding = seg.encode(picture(*size))
     got = seg.decode(embedding, prompts(boxes=[[2, 2, 25, 60]]))
-    sizes = [[size], [embedding.frame.resized_hw]] if kind in TEXT_KINDS else [[size]]
+    sizes = [[size], [embedding.frame.resized_hw]] if kind in PADDED_KINDS else [[size]]
     full = processor.post_process_masks([torch.from_numpy(got.logits.copy())], *sizes, binarize=False)[0][0]
     np.testing.assert_allclose(geometry.upscale_logits(got.logits[0], got.frame), full.numpy(), atol=1e-5)
 

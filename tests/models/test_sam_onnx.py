@@ -35,11 +35,22 @@ def segmenter(kind: str) -> SamSegmenter:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sam_onnx.export(segmenter("sam"), tmp_path_factory.mktemp("onnx") / "new")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("onnx")
+    return {family: sam_onnx.export(segmenter(family), folder / family) for family in ("sam", "edgetam")}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(params=["sam", "edgetam"])
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def exported(folders: dict[str, Path], family: str) -> Path:
+    return folders[family]
+
+
+@pytest.fixture
 def loaded(exported: Path) -> sam_onnx.OnnxSegmenter:
     return sam_onnx.load(exported, threads=1)
 
@@ -73,10 +84,11 @@ KINDS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("n", [1, 5])
 @pytest.mark.parametrize("kind", KINDS)
-def test_onnxruntime_agrees(kind: dict[str, Any], n: int, loaded: sam_onnx.OnnxSegmenter) -> None:
-    reference, picture = segmenter("sam"), image.read(blobs(75, 100))
+def test_onnxruntime_agrees(kind: dict[str, Any], n: int, family: str, loaded: sam_onnx.OnnxSegmenter) -> None:
+    reference, picture = segmenter(family), image.read(blobs(75, 100))
     one, two = loaded.encode(picture), reference.encode(picture)
-    np.testing.assert_allclose(one.features["image"], two.features["image"].numpy(), atol=1e-4)
+    for name, level in two.features.items():
+        np.testing.assert_allclose(one.features[name], level.numpy(), atol=1e-4)
     got, wanted = loaded.decode(one, asked(n, **kind)), reference.decode(two, asked(n, **kind))
     np.testing.assert_allclose(got.logits, wanted.logits, atol=1e-3)
     np.testing.assert_allclose(got.predicted_iou, wanted.predicted_iou, atol=1e-3)
@@ -85,8 +97,8 @@ def test_onnxruntime_agrees(kind: dict[str, Any], n: int, loaded: sam_onnx.OnnxS
     assert (masks[0] != masks[1]).mean() < 1e-3
 
 
-def test_logits_are_fed_back(loaded: sam_onnx.OnnxSegmenter) -> None:
-    reference, picture = segmenter("sam"), image.read(blobs(75, 100))
+def test_logits_are_fed_back(family: str, loaded: sam_onnx.OnnxSegmenter) -> None:
+    reference, picture = segmenter(family), image.read(blobs(75, 100))
     got, wanted = (
         segment(one, one.encode(picture), picture, asked(2, box=True), SegmentConfig(refine_rounds=2))
         for one in (loaded, reference)
@@ -96,11 +108,11 @@ def test_logits_are_fed_back(loaded: sam_onnx.OnnxSegmenter) -> None:
         loaded.feed_back(loaded.encode(picture), asked(2, box=True), np.zeros((2, 5, 5), np.float32))
 
 
-def test_it_is_a_segmenter(loaded: sam_onnx.OnnxSegmenter) -> None:
+def test_it_is_a_segmenter(family: str, loaded: sam_onnx.OnnxSegmenter) -> None:
     assert isinstance(loaded, Segmenter)
-    assert loaded.text_width == 32 and loaded.model_id.startswith("onnx:sam:tiny#")
+    assert loaded.text_width == 32 and loaded.model_id.startswith(f"onnx:{family}:tiny#")
     embedding = loaded.encode(image.read(blobs(75, 100)))
-    assert loaded.decode(embedding, asked(0, box=True)).logits.shape == (0, 3, 32, 32)
+    assert loaded.decode(embedding, asked(0, box=True)).logits.shape == (0, 3, *loaded.mask_hw)
     with pytest.raises(PromptError, match="outside the picture"):
         loaded.decode(embedding, Prompts([0], [[200, 5, 300, 9]], np.zeros((1, 0, 2)), np.zeros((1, 0))))
     other = segmenter("sam").encode(image.read(blobs(75, 100)))
@@ -108,22 +120,23 @@ def test_it_is_a_segmenter(loaded: sam_onnx.OnnxSegmenter) -> None:
         loaded.decode(other, asked(1, box=True))
 
 
-def test_the_decoder_stands_alone(exported: Path) -> None:
+def test_the_decoder_stands_alone(family: str, exported: Path) -> None:
     import onnxruntime
 
     run = onnxruntime.InferenceSession(str(exported / "decoder.onnx"), providers=["CPUExecutionProvider"])
-    assert [value.name for value in run.get_inputs()] == list(sam_onnx.INPUTS)
+    assert [value.name for value in run.get_inputs()] == [*segmenter(family).network.feature_shapes, *sam_onnx.INPUTS]
     assert [value.name for value in run.get_outputs()] == list(sam_onnx.OUTPUTS)
     assert sorted(path.name for path in exported.iterdir()) == sorted(sam_onnx.FILES)
 
 
 def test_nano_for_a_web_page(tmp_path: Path) -> None:
-    reference = sam.load("sam", resolve("package:nano/sam"))
+    reference = sam.load("edgetam", resolve("package:nano/sam"))
     folder = sam_onnx.export(reference, tmp_path)
     assert (folder / "decoder.onnx").stat().st_size < 4 << 20
     graphs, picture = sam_onnx.load(folder, threads=1), image.read(EXAMPLES / "coffee.jpg")
     one, two = graphs.encode(picture), reference.encode(picture)
-    np.testing.assert_allclose(one.features["image"], two.features["image"].numpy(), atol=1e-3)
+    for name, level in two.features.items():
+        np.testing.assert_allclose(one.features[name], level.numpy(), atol=1e-3)
     height, width = picture.size_hw
     box = np.array([[0.2 * width, 0.1 * height, 0.8 * width, 0.9 * height]])
     point = np.array([[[0.5 * width, 0.5 * height]]])

@@ -44,7 +44,7 @@ def test_shipped_files_are_read(name: str) -> None:
         ("detector", "data: {stages: [[0.0, 160, 3]]}", r"stages\[0\]: got list .*, expected 2 values"),
         ("refiner", "crops: {batches: 3}", r"crops: unknown key 'batches'.*'batch'"),
         ("refiner", "steps: 1.5", r"steps: got float 1\.5, expected int"),
-        ("sam", "model: {widht: 3}", r"model: unknown key 'widht'.*'width'"),
+        ("sam", "model: {imgae_size: 3}", r"model: unknown key 'imgae_size'.*'image_size'"),
     ],
 )
 def test_slips_name_the_key_and_what_was_expected(tmp_path: Path, name: str, text: str, message: str) -> None:

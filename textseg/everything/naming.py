@@ -72,7 +72,7 @@ def _crops(found: Everything, rows: Sequence[int] | np.ndarray, options: NamingO
     out = []
     for row in rows:
         mask = found.mask(int(row))[None]
-        out += masked_crops(found.image.rgb, mask, grow=options.grow, fill=options.fill)
+        out += masked_crops(found.image.levels, mask, grow=options.grow, fill=options.fill)
     return out
 
 

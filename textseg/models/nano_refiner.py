@@ -1,14 +1,16 @@
 """The nano mask refiner: a crop around each rough mask is looked at closely and the mask drawn again.
 
-SAM's small encoder sees a whole picture in 24 × 24 tokens; that says what is where, but draws edges loosely. A
-convolutional network learns edges from far fewer pictures, and a crop shows it small things large. It takes the
-crop, the rough mask, the prompt's box and the detector's map of the phrase, where there is one, and knows no classes:
-what is meant is what these point at. A weak detector's boxes are off, so that it also learns to look beyond them.
+SAM sees a whole picture in 28 × 28 tokens, and a prompt reaches its finer levels through these alone; that says what
+is where, but draws edges loosely. A crop shows small things large, and here the prompt is one more plane of it. The
+network takes the crop, the rough mask, the prompt's box and the detector's map of the phrase, where there is one, and
+knows no classes: what is meant is what these point at. A weak detector's boxes are off, so that it also learns to look
+beyond them.
 The idea is CascadePSP's (Cheng et al., CVPR 2020), the network a small U-Net (Ronneberger et al., 2015).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from textseg import closeup
-from textseg.closeup import cover, cut
+from textseg.closeup import cover, cut_level
 from textseg.errors import ConfigError, nearest
 from textseg.models import nano_files, onednn
 from textseg.models.nano_network import conv_bn, fold_norms, round_convolutions
@@ -111,12 +113,17 @@ class RefinerNetwork(nn.Module):
 
 
 def crop_planes(
-    image_rgb: UInt8, rough: Float, window: Float, box_xyxy: Float | None, hint: Float | None, config: RefinerConfig
+    levels: Sequence[UInt8],
+    rough: Float,
+    window: Float,
+    box_xyxy: Float | None,
+    hint: Float | None,
+    config: RefinerConfig,
 ) -> Float:
     """Return float32 (7, side, side), what the network sees of one rough mask.
 
     Args:
-        image_rgb: uint8 (H, W, 3), the picture.
+        levels: the picture, uint8 (H, W, 3), then smaller versions of it, where there are any (``Image.levels``).
         rough: float32 (m, m), the rough mask's logits over the crop.
         window: float32 (3,), from ``closeup.windows_around``.
         box_xyxy: float32 (4,), the prompt's box in pixels of the picture; None where there is none.
@@ -125,8 +132,9 @@ def crop_planes(
     """
     size = config.side
     planes = np.empty((PLANES, size, size), np.float32)
-    inside = cover(window, np.array([0, 0, image_rgb.shape[1], image_rgb.shape[0]], np.float32), size)
-    pixels = np.moveaxis(cut(image_rgb, window, size).astype(np.float32), 2, 0)
+    height, width = levels[0].shape[:2]
+    inside = cover(window, np.array([0, 0, width, height], np.float32), size)
+    pixels = np.moveaxis(cut_level(levels, window, size).astype(np.float32), 2, 0)
     planes[:3] = (pixels - PIXEL_MEAN) / PIXEL_STD * (inside > 0.5)
     planes[3] = _soft(rough, size)
     planes[4] = 0.0 if box_xyxy is None else cover(window, box_xyxy, size)
@@ -182,7 +190,7 @@ class NanoRefiner:
         for rough, window, box, whole in zip(logits, windows, boxes_xyxy, maps, strict=True):
             near = closeup.look(rough, window, image.size_hw, size, -LIMIT)
             hint = None if whole is None else closeup.look(whole, window, image.size_hw, size, -LIMIT)
-            planes.append(crop_planes(image.rgb, near, window, None if np.isnan(box).any() else box, hint, config))
+            planes.append(crop_planes(image.levels, near, window, None if np.isnan(box).any() else box, hint, config))
         return Closeups(windows, *self._ask(np.stack(planes)))
 
     @torch.inference_mode()

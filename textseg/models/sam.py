@@ -16,10 +16,10 @@ import numpy.typing as npt
 import torch
 
 from textseg.errors import ConfigError, ModelError, UnsupportedError, nearest
-from textseg.models import sam_prompts
+from textseg.models import onednn, sam_prompts
 from textseg.models.sam_input import InputSpec
 from textseg.models.sam_load import Family, check_spec, load_network, resolve_device
-from textseg.models.sam_networks import Features, Sam2Network, SamHqNetwork, SamNetwork
+from textseg.models.sam_networks import EdgeTamNetwork, Features, Sam2Network, SamHqNetwork, SamNetwork
 from textseg.stream import MaskBatch, geometry_part
 from textseg.types import Candidates, Embedding, Float, Image, Prompts
 
@@ -27,7 +27,7 @@ FAMILIES: dict[str, Family] = {
     "sam": Family("SAM", "SamModel", "SamImageProcessor", ("sam",), SamNetwork),
     "sam_hq": Family("SAM-HQ", "SamHQModel", "SamImageProcessor", ("sam_hq",), SamHqNetwork),
     "sam2": Family("SAM 2", "Sam2Model", "Sam2ImageProcessor", ("sam2", "sam2_video"), Sam2Network),
-    "edgetam": Family("EdgeTAM", "EdgeTamModel", "Sam2ImageProcessor", ("edgetam", "edgetam_video"), Sam2Network),
+    "edgetam": Family("EdgeTAM", "EdgeTamModel", "Sam2ImageProcessor", ("edgetam", "edgetam_video"), EdgeTamNetwork),
     "sam3_tracker": Family(
         "SAM 3",
         "Sam3TrackerModel",
@@ -44,6 +44,9 @@ DTYPES: dict[str, torch.dtype] = {
     "float16": torch.float16,
 }
 """Precisions of the image encoder, and of SAM's mask decoder."""
+
+AUTO = "auto"
+"""Of the image encoder: bfloat16 on a processor that multiplies it itself, else float32."""
 
 MOST_PROMPTS = 32
 _CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
@@ -78,8 +81,8 @@ def load(
             ``.pth`` checkpoints of SAM (weights only, no code is run).
         revision: branch, tag or commit of a hub model.
         device: "cpu", "cuda" …
-        dtype: precision of the image encoder, a key of ``DTYPES``; features and weights are held in float32.
-        decoder_dtype: precision of SAM's mask decoder on the picture's side; the other families use float32.
+        dtype: precision of the image encoder, a key of ``DTYPES`` or ``AUTO``; features and weights stay in float32.
+        decoder_dtype: precision of the mask decoder on the picture's side; SAM-HQ uses float32 whatever is said.
         chunk: the most prompts in one call of the decoder; None chooses by the model's size and the device.
 
     Raises:
@@ -89,9 +92,11 @@ def load(
         ModelError: the model is of another family, or the device is missing.
     """
     chosen = family(kind)
+    where = resolve_device(device)
+    if dtype == AUTO:
+        dtype = "bfloat16" if where.type == "cpu" and onednn.has_bfloat16() else "float32"
     check_options(dtype, chunk)
     check_options(decoder_dtype, chunk)
-    where = resolve_device(device)
     name = model if revision is None or Path(model).expanduser().is_dir() else f"{model}@{revision}"
     network, spec, model_id = load_network(chosen, name, str(where))
     network.decode_in(DTYPES[decoder_dtype])
@@ -236,7 +241,7 @@ class SamSegmenter:
 
     def _check(self, prompts: Prompts, size_hw: tuple[int, int]) -> None:
         if self.text_width is None and prompts.has_text.any():
-            able = " and ".join(f.title for f in FAMILIES.values() if f.network in (SamNetwork, SamHqNetwork))
+            able = ", ".join(f.title for f in FAMILIES.values() if getattr(f.network, "takes_text", False))
             raise UnsupportedError(f"{self.family.title} takes no text tokens; {able} do. Give it boxes instead")
         sam_prompts.check_prompts(prompts, size_hw, self.text_width)
 

@@ -12,7 +12,9 @@ decoder goes, and what is done about it here:
 - The transposed convolutions have stride = kernel: they are products a token, cut into blocks that stay in the
   cache, and done only for the prompts whose predicted IoU is good enough and for the part that shows the picture.
 
-The answers equal those of ``SamMaskDecoder`` to float32 rounding.
+SAM 2's decoder (Ravi et al., *SAM 2*, 2024), which EdgeTAM and SAM 3's tracker share, has one token more, and adds two
+finer levels of the picture while it draws. The answers equal those of ``SamMaskDecoder``, ``Sam2MaskDecoder`` … to
+float32 rounding.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textseg.models import onednn
-from textseg.models.sam_passes import Picture, Reader, Writer, blocks, heads, linear, norm, shared_read
+from textseg.models.sam_passes import Detail, Picture, Reader, Writer, blocks, heads, linear, norm, shared_read
 
 _DRAW_TOKENS = {"cpu": 1024, "cuda": 1 << 18}
 """How many of the picture's tokens (over all prompts) are drawn at a time."""
@@ -36,16 +38,18 @@ class Answer:
     """The transformer's output for N prompts.
 
     Attributes:
-        tokens: (N, T, D) the prompts' side: the IoU token, the mask tokens, then the prompt.
+        tokens: (N, T, D) the prompts' side: the IoU token (in SAM 2 behind another), the mask tokens, then the prompt.
         image: (N, S, D) the picture's side.
+        detail: the picture's finer levels, where the family has them.
     """
 
     tokens: Tensor
     image: Tensor
+    detail: Detail | None = None
 
 
 class FastDecoder:
-    """Runs a transformers ``SamMaskDecoder``; weights are read once, when it is made.
+    """Runs a transformers ``SamMaskDecoder`` or ``Sam2MaskDecoder``; weights are read once, when it is made.
 
     Args:
         decoder: the module.
@@ -61,7 +65,9 @@ class FastDecoder:
         self.position = _image_tokens(position)  # (1, S, D)
         self.most_tokens = 2 * _head_width(decoder.transformer.final_attn_token_to_image)
         with torch.no_grad():
-            self._start = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])  # (1 + masks, D)
+            before = [decoder.obj_score_token.weight] if hasattr(decoder, "obj_score_token") else []
+            self._iou_at = len(before)
+            self._start = torch.cat([*before, decoder.iou_token.weight, decoder.mask_tokens.weight])  # (·, D)
             self._first = _flat_convolution(decoder.upscale_conv1, dtype)
             self._second = _flat_convolution(decoder.upscale_conv2, dtype)
 
@@ -69,12 +75,13 @@ class FastDecoder:
         """Whether a prompt of so many sparse tokens is few enough for this way to be the faster one."""
         return len(self._start) + prompt_tokens <= self.most_tokens
 
-    def picture(self, image: Tensor, no_mask: Tensor) -> Picture:
-        """Return what all prompts without a mask share.
+    def picture(self, image: Tensor, no_mask: Tensor, high: tuple[Tensor, Tensor] | None = None) -> Picture:
+        """Return what all prompts on a picture share.
 
         Args:
             image: float32 (1, D, h, w), the encoder's embedding.
             no_mask: (1, D, h, w), the dense embedding of "no mask".
+            high: (1, D/8, 4h, 4w) and (1, D/4, 2h, 2w), the finer levels of SAM 2's families.
         """
         tokens = _image_tokens(image + no_mask)
         block = self.decoder.transformer.layers[0]
@@ -83,15 +90,31 @@ class FastDecoder:
         key = heads(linear(inward.k_proj, placed), inward)[0]
         value = heads(linear(inward.v_proj, tokens), inward)[0]
         query = heads(linear(outward.q_proj, placed), outward)[0] * outward.scaling
-        return Picture(tokens, *(part.to(self.dtype) for part in (key, value, query)))
+        detail = None if high is None else self.detail(*high)
+        return Picture(tokens, key.to(self.dtype), value.to(self.dtype), query.to(self.dtype), detail)
 
-    def attend(self, sparse: Tensor | None, picture: Picture | Tensor, *, whole: bool = False) -> Answer:
+    def detail(self, high_0: Tensor, high_1: Tensor) -> Detail:
+        """Return the finer levels (1, D/8, 4h, 4w) and (1, D/4, 2h, 2w) as ``draw`` adds them."""
+        h, w = self.grid_hw
+        fine = high_1.view(1, -1, h, 2, w, 2).permute(0, 2, 4, 3, 5, 1)  # (1, h, w, y, x, D/4)
+        finest = high_0.view(1, -1, h, 2, 2, w, 2, 2).permute(0, 2, 5, 3, 6, 4, 7, 1)  # (1, h, w, 2y, 2x, y, x, D/8)
+        return Detail(fine.reshape(1, h * w, 4, -1), finest.reshape(1, h * w, 16, -1).to(self.dtype))
+
+    def attend(
+        self,
+        sparse: Tensor | None,
+        picture: Picture | Tensor,
+        *,
+        detail: Detail | None = None,
+        whole: bool = False,
+    ) -> Answer:
         """Run the two-way transformer for N prompts.
 
         Args:
             sparse: (N, M, D) the prompts' tokens; None: none beside the masks.
             picture: what ``picture`` returned or, for prompts with masks, (N, D, h, w): the embedding plus each
                 prompt's dense embedding.
+            detail: the picture's, to draw with.
             whole: all at once, without blocks: for an exported graph.
         """
         shared = picture if isinstance(picture, Picture) else None
@@ -115,7 +138,7 @@ class FastDecoder:
             reader = Reader(inward, linear(inward.q_proj, tokens + prompt), self.dtype)
             image, shared = self._pass(image, writer, reader, whole), None
             mixed = reader.answer()
-        return Answer(transformer.layer_norm_final_attn(tokens + mixed), image)
+        return Answer(transformer.layer_norm_final_attn(tokens + mixed), image, detail)
 
     def _first_read(self, attention: Any, query: Tensor, image: Tensor, shared: Picture | None, whole: bool) -> Tensor:
         """Return what the first layer's queries (N, T, I) read from the picture that nobody has changed: (N, T, D)."""
@@ -145,7 +168,7 @@ class FastDecoder:
 
     def quality(self, answer: Answer) -> Tensor:
         """Return the unclipped predicted IoU, float32 (N, masks): the single mask's first, then the three."""
-        quality: Tensor = self.decoder.iou_prediction_head(answer.tokens[:, 0])
+        quality: Tensor = self.decoder.iou_prediction_head(answer.tokens[:, self._iou_at])
         return quality.float()
 
     def draw(
@@ -162,25 +185,35 @@ class FastDecoder:
         """
         tokens, image = (answer.tokens, answer.image) if rows is None else (answer.tokens[rows], answer.image[rows])
         mlps = list(self.decoder.output_hypernetworks_mlps)[masks]
-        first = 1 + masks.indices(self.masks)[0]
+        first = self._iou_at + 1 + masks.indices(self.masks)[0]
         brushes = torch.stack([mlp(tokens[:, first + i]) for i, mlp in enumerate(mlps)], dim=2)  # (n, D/8, C)
         n, (h, w), (grid_h, grid_w) = image.shape[0], tokens_hw, self.grid_hw
         image = image.reshape(n, grid_h, grid_w, -1)[:, :h, :w]  # (n, h, w, D)
+        shown = [] if answer.detail is None else [answer.detail.fine, answer.detail.finest]
+        levels = [level.view(1, grid_h, grid_w, *level.shape[2:])[:, :h, :w] for level in shown]
         if whole:
-            return self._strip(image.reshape(n, h * w, -1), brushes, w).reshape(n, len(mlps), 4 * h, 4 * w)
+            every = [level.flatten(1, 2) for level in levels]
+            return self._strip(image.reshape(n, h * w, -1), brushes, w, every).reshape(n, len(mlps), 4 * h, 4 * w)
         out = torch.empty(n, len(mlps), h, 4, w, 4, device=image.device)
         step = max(1, _DRAW_TOKENS.get(image.device.type, 1024) // max(1, n * w))
         for top in range(0, h, step):
             part = image[:, top : top + step].reshape(n, -1, image.shape[-1])  # (n, s, D)
-            out[:, :, top : top + step] = self._strip(part, brushes, w)
+            some = [level[:, top : top + step].flatten(1, 2) for level in levels]
+            out[:, :, top : top + step] = self._strip(part, brushes, w, some)
         return out.reshape(n, len(mlps), 4 * h, 4 * w)
 
-    def _strip(self, image: Tensor, brushes: Tensor, width: int) -> Tensor:
-        """Return the logits of some rows of tokens: (n, s, D) and (n, D/8, C) → (n, C, s / width, 4, width, 4)."""
+    def _strip(self, image: Tensor, brushes: Tensor, width: int, levels: list[Tensor]) -> Tensor:
+        """Return the logits of some rows of tokens: (n, s, D) and (n, D/8, C) → (n, C, s / width, 4, width, 4).
+
+        ``levels`` are those rows of a ``Detail``, or nothing.
+        """
         n, s, _ = image.shape
-        fine = onednn.linear(image.to(self.dtype), *self._first).view(n, 4 * s, -1)  # 2 × 2 pixels a token
-        fine = F.gelu(norm(self.decoder.upscale_layer_norm, fine))
-        finest = onednn.linear(fine, *self._second, gelu=True).view(n, 16 * s, -1)  # 4 × 4 pixels a token
+        fine = onednn.linear(image.to(self.dtype), *self._first).view(n, s, 4, -1)  # 2 × 2 pixels a token
+        fine = fine + levels[0] if levels else fine
+        fine = F.gelu(norm(self.decoder.upscale_layer_norm, fine)).to(self.dtype).view(n, 4 * s, -1)
+        finest = onednn.linear(fine, *self._second, gelu=not levels)  # 4 × 4 pixels a token
+        finest = F.gelu(finest.view(n, s, 16, -1) + levels[1]) if levels else finest
+        finest = finest.reshape(n, 16 * s, -1)
         logits = onednn.bmm(finest, brushes.to(finest.dtype)).float()  # (n, 16 s, C)
         logits = logits.view(n, s // width, width, 2, 2, 2, 2, -1)  # rows, columns, then (y, x) of 2 and of 1 pixel
         logits = logits.permute(0, 7, 1, 3, 5, 2, 4, 6)

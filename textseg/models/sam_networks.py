@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from textseg.models import sam_encode
+from textseg.models import edgetam_encode, sam_encode
 from textseg.models.sam_decode import Answer, FastDecoder
 from textseg.models.sam_passes import Picture
 from textseg.models.sam_prompts import PromptTensors
@@ -32,6 +32,8 @@ class SamNetwork:
         feature_shapes: the shape of every feature.
         position: (1, D, h, w), the position code of the picture's tokens.
         device: where the weights lie.
+        single_is_plain: whether a single mask is the single mask token's and never, where that is unstable, the best
+            of the three, as SAM 2 may have it.
     """
 
     takes_text: ClassVar[bool] = True
@@ -50,6 +52,7 @@ class SamNetwork:
         with torch.no_grad():
             self.position: torch.Tensor = model.get_image_wide_positional_embeddings()  # (1, D, h, w)
         self.device = self.position.device
+        self.single_is_plain = not getattr(model.mask_decoder, "dynamic_multimask_via_stability", False)
         self.fast: FastDecoder | None = None
         self.decode_in(torch.float32)
 
@@ -68,7 +71,8 @@ class SamNetwork:
         if self.fast is None:
             return None
         no_mask = self.model.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
-        return self.fast.picture(features["image"], no_mask)
+        high = (features["high_0"], features["high_1"]) if "high_0" in features else None
+        return self.fast.picture(features["image"], no_mask, high)
 
     def masks(
         self, features: Features, prompts: PromptTensors, multimask: bool, picture: Picture | None = None
@@ -77,7 +81,7 @@ class SamNetwork:
 
         With ``picture``, by the fast decoder where it is the faster one; the answers are the same.
         """
-        answer, wanted = self._attend(features, prompts, picture), _wanted(multimask)
+        answer, wanted = self._attend(features, prompts, multimask, picture), _wanted(multimask)
         if answer is None or self.fast is None:
             return self.plain_masks(features, prompts, multimask)
         return self.fast.draw(answer, None, wanted, self.fast.grid_hw), self.fast.quality(answer)[:, wanted]
@@ -101,7 +105,7 @@ class SamNetwork:
         Returns:
             logits (n, *part_hw), predicted IoU (n,) and int64 (n, 2): which prompt, which of its masks.
         """
-        answer, wanted = self._attend(features, prompts, picture), _wanted(multimask)
+        answer, wanted = self._attend(features, prompts, multimask, picture), _wanted(multimask)
         if answer is None or self.fast is None:
             logits, iou = self.plain_masks(features, prompts, multimask)
             index = (iou > min_iou).nonzero()
@@ -115,15 +119,18 @@ class SamNetwork:
         logits = self.fast.draw(answer, None if len(rows) == len(iou) else rows, wanted, tokens_hw)
         return logits[back, index[:, 1], : part_hw[0], : part_hw[1]], iou[index[:, 0], index[:, 1]], index
 
-    def _attend(self, features: Features, prompts: PromptTensors, picture: Picture | None) -> Answer | None:
+    def _attend(
+        self, features: Features, prompts: PromptTensors, multimask: bool, picture: Picture | None
+    ) -> Answer | None:
         """Return the fast decoder's transformer output, or None where the plain decoder is to be used."""
-        if self.fast is None or picture is None:
+        if self.fast is None or picture is None or not (multimask or self.single_is_plain):
             return None
         sparse, dense = self._embed(prompts)
         tokens = None if sparse is None else sparse.flatten(0, 1)  # (N, T, D)
         if tokens is not None and not self.fast.fits(tokens.shape[1]):
             return None
-        return self.fast.attend(tokens, picture if prompts.masks is None else features["image"] + dense)
+        seen = picture if prompts.masks is None else features["image"] + dense
+        return self.fast.attend(tokens, seen, detail=picture.detail)
 
     def plain_masks(
         self, features: Features, prompts: PromptTensors, multimask: bool
@@ -190,13 +197,12 @@ class SamHqNetwork(SamNetwork):
 
 
 class Sam2Network(SamNetwork):
-    """``Sam2Model`` (2 and 2.1), ``EdgeTamModel`` and ``Sam3TrackerModel``, which share one form.
+    """``Sam2Model`` (2 and 2.1) and ``Sam3TrackerModel``, which share one form (Ravi et al., *SAM 2*, 2024).
 
-    Ravi et al., *SAM 2*, 2024; Zhou et al., *EdgeTAM*, 2025. They take no text tokens.
+    They take no text tokens: there is no text prompt that was trained for them.
     """
 
     takes_text = False
-    has_fast = False
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
@@ -218,11 +224,25 @@ class Sam2Network(SamNetwork):
 
     def _embed(self, prompts: PromptTensors) -> tuple[torch.Tensor | None, torch.Tensor]:
         """As SAM, but a mask alone stands beside one padding point, as in ``Sam2Model.forward``."""
-        if prompts.points is None and prompts.boxes is None:
+        if prompts.points is None and prompts.boxes is None and prompts.text is None:
             points = torch.zeros(prompts.count, 1, 2, device=self.device)
             labels = torch.full((prompts.count, 1), -1, dtype=torch.int64, device=self.device)
             prompts = PromptTensors(prompts.count, points, labels, masks=prompts.masks)
         return super()._embed(prompts)
+
+
+class EdgeTamNetwork(Sam2Network):
+    """``EdgeTamModel`` (Zhou et al., *EdgeTAM*, 2025): SAM 2's form on a convolutional trunk. It takes text tokens."""
+
+    takes_text = True
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        edgetam_encode.prepare(model)
+
+    def features(self, pixels: torch.Tensor) -> Features:
+        """Return ``image``, ``high_0`` and ``high_1`` as ``Sam2Network`` does."""
+        return edgetam_encode.encode(self.model, pixels)._asdict()
 
 
 def _wanted(multimask: bool) -> slice:

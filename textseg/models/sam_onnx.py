@@ -1,8 +1,9 @@
-"""SAM as two ONNX graphs, and a ``Segmenter`` that onnxruntime runs: ``pip install 'textseg[onnx]'``.
+"""SAM or EdgeTAM as two ONNX graphs, and a ``Segmenter`` that onnxruntime runs: ``pip install 'textseg[onnx]'``.
 
-``encoder.onnx``: pixels float32 (1, 3, S, S) → image float32 (1, D, h, w).
+``encoder.onnx``: pixels float32 (1, 3, S, S) → image float32 (1, D, h, w); of EdgeTAM also its finer levels, high_0
+(1, D/8, 4h, 4w) and high_1 (1, D/4, 2h, 2w), which its decoder takes too.
 
-``decoder.onnx``: the prompt encoder and the mask decoder, small enough for a web page (3.0 MiB for nano; the
+``decoder.onnx``: the prompt encoder and the mask decoder, small enough for a web page (2.5 MiB for nano; the
 weights of SAM's own, of any size, are 15.5 MiB):
 
 ========== ========================= ==============================================================
@@ -17,8 +18,8 @@ text       float32 (N, T, D)         text tokens; T may be 0
 ========== ========================= ==============================================================
 
 Outputs: logits float32 (N, 4, 4h, 4w) and iou float32 (N, 4): the single mask's first, then the three for an
-ambiguous prompt. Points without a box need one more point of label -1, as in SAM. ``model.json`` holds the
-preprocessing.
+ambiguous prompt. Points without a box need one more point of label -1, as in SAM; in EdgeTAM a box needs one too, and a
+mask alone two. ``model.json`` holds the preprocessing.
 """
 
 from __future__ import annotations
@@ -43,14 +44,15 @@ from textseg.models.sam import SamSegmenter
 from textseg.models.sam_decode import FastDecoder
 from textseg.models.sam_input import InputSpec
 from textseg.models.sam_load import weights_hash
-from textseg.models.sam_networks import SamNetwork
+from textseg.models.sam_networks import EdgeTamNetwork, SamNetwork
 from textseg.models.sam_prompts import PromptTensors
-from textseg.types import Candidates, Embedding, Float, Image, Prompts
+from textseg.types import Candidates, Embedding, Float, Frame, Image, Int, Prompts
 
 logger = logging.getLogger(__name__)
 
 FILES = ("encoder.onnx", "decoder.onnx", "model.json")
-INPUTS = ("image", "points", "labels", "masks", "has_mask", "text")
+
+INPUTS = ("points", "labels", "masks", "has_mask", "text")
 OUTPUTS = ("logits", "iou")
 OPSET = 18
 _CHUNK = 32
@@ -59,13 +61,13 @@ _CHUNK = 32
 class _Encoder(nn.Module):
     """The picture's side."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, network: SamNetwork) -> None:
         super().__init__()
-        self.encoder = model.vision_encoder
+        self.network, self.model = network, network.model
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        out: Tensor = self.encoder(pixels).last_hidden_state
-        return out
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        features = self.network.features(pixels)
+        return tuple(features[name] for name in self.network.feature_shapes)
 
 
 class _Decoder(nn.Module):
@@ -79,13 +81,21 @@ class _Decoder(nn.Module):
         self.size = float(network.input_hw[0])
 
     def forward(
-        self, image: Tensor, points: Tensor, labels: Tensor, masks: Tensor, has_mask: Tensor, text: Tensor
+        self,
+        levels: list[Tensor],
+        points: Tensor,
+        labels: Tensor,
+        masks: Tensor,
+        has_mask: Tensor,
+        text: Tensor,
     ) -> tuple[Tensor, Tensor]:
+        image, *high = levels
         sparse = torch.cat([self._points(points, labels), text], dim=1)  # (N, P + T, D)
         dense = has_mask * self.prompts.mask_embed(masks)
         dense = dense + (1 - has_mask) * self.prompts.no_mask_embed.weight.reshape(1, -1, 1, 1)  # (N, D, h, w)
         fast = FastDecoder(self.decoder, self.position)
-        answer = fast.attend(sparse, image + dense, whole=True)
+        detail = fast.detail(*high) if high else None
+        answer = fast.attend(sparse, image + dense, detail=detail, whole=True)
         logits = fast.draw(answer, None, slice(0, None), fast.grid_hw, whole=True)
         return logits, fast.quality(answer)
 
@@ -95,8 +105,10 @@ class _Decoder(nn.Module):
         placed = encoder.shared_embedding(((points + 0.5) / self.size)[:, None])[:, 0]
         kind = labels[..., None]
         out = torch.where(kind == -1, encoder.not_a_point_embed.weight, placed)
-        for number, embedding in enumerate(encoder.point_embed):
-            out = out + embedding.weight * (kind == number).to(out.dtype)
+        table = encoder.point_embed
+        rows = table.weight if isinstance(table, nn.Embedding) else torch.cat([row.weight for row in table])
+        for number, row in enumerate(rows):
+            out = out + row * (kind == number).to(out.dtype)
         return out
 
 
@@ -104,41 +116,44 @@ def export(segmenter: SamSegmenter, folder: str | Path) -> Path:
     """Write encoder.onnx, decoder.onnx and model.json; return the folder.
 
     Args:
-        segmenter: a SAM on the CPU in float32.
+        segmenter: a SAM or EdgeTAM on the CPU; its encoder is written in float32.
         folder: is made.
 
     Raises:
-        UnsupportedError: another family than SAM.
+        UnsupportedError: another family.
         ModelError: onnx is not installed.
     """
-    if type(segmenter.network) is not SamNetwork:
-        raise UnsupportedError(f"{segmenter.family.title} cannot be exported: expected a SAM")
+    if type(segmenter.network) not in (SamNetwork, EdgeTamNetwork):
+        raise UnsupportedError(f"{segmenter.family.title} cannot be exported: expected a SAM or an EdgeTAM")
     _require("onnx", "onnxscript")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     network = segmenter.network
     side, width, (h, w) = network.input_hw[0], network.width, network.mask_hw
-    pixels = torch.zeros(1, 3, side, side)
-    _write(_Encoder(network.model), (pixels,), folder / FILES[0], ["pixels"], ["image"], None)
+    pixels, levels = torch.zeros(1, 3, side, side), list(network.feature_shapes)
+    _write(_Encoder(network), (pixels,), folder / FILES[0], ["pixels"], levels, None)
     n, p, t = torch.export.Dim("N", min=1), torch.export.Dim("P"), torch.export.Dim("T")
     example = (
-        torch.zeros(1, width, h // 4, w // 4),
+        [torch.zeros(shape) for shape in network.feature_shapes.values()],
         torch.rand(3, 4, 2) * side,
         torch.tensor([[1, 0, -1, 2]] * 3),
         torch.zeros(3, 1, h, w),
         torch.ones(1),
         torch.zeros(3, 2, width),
     )
-    shapes = (None, {0: n, 1: p}, {0: n, 1: p}, {0: n}, None, {0: n, 1: t})
-    _write(_Decoder(network), example, folder / FILES[1], list(INPUTS), list(OUTPUTS), shapes)
+    shapes = ([None] * len(levels), {0: n, 1: p}, {0: n, 1: p}, {0: n}, None, {0: n, 1: t})
+    _write(_Decoder(network), example, folder / FILES[1], [*levels, *INPUTS], list(OUTPUTS), shapes)
     spec = dataclasses.asdict(segmenter.spec) | {"interpolation": segmenter.spec.interpolation.value}
     values = {"format": 1, "model_id": segmenter.model_id, "mask_hw": [h, w], "width": width, "input": spec}
+    if not network.single_is_plain:
+        decoder = network.model.mask_decoder
+        values["stability"] = [decoder.dynamic_multimask_stability_delta, decoder.dynamic_multimask_stability_thresh]
     (folder / FILES[2]).write_text(json.dumps(values, indent=1), encoding="utf-8")
     return folder
 
 
 def _write(
-    module: nn.Module, example: tuple[Tensor, ...], path: Path, inputs: list[str], outputs: list[str], shapes: Any
+    module: nn.Module, example: tuple[Any, ...], path: Path, inputs: list[str], outputs: list[str], shapes: Any
 ) -> None:
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # of the exporter's own parts
@@ -197,7 +212,8 @@ def load(folder: str | Path, *, threads: int | None = None, providers: tuple[str
     except Exception as error:  # onnxruntime's errors have no common base
         raise WeightsError(f"{folder}: damaged ONNX file ({error}); export it again") from error
     model_id = f"onnx:{values['model_id']}#{weights_hash([folder / name for name in FILES[:2]])}"
-    return OnnxSegmenter(runs[0], runs[1], spec, model_id, tuple(values["mask_hw"]), int(values["width"]))
+    stability = tuple(values["stability"]) if "stability" in values else None
+    return OnnxSegmenter(runs[0], runs[1], spec, model_id, tuple(values["mask_hw"]), int(values["width"]), stability)
 
 
 def _spec(values: dict[str, Any]) -> InputSpec:
@@ -212,7 +228,7 @@ def _spec(values: dict[str, Any]) -> InputSpec:
 
 
 class OnnxSegmenter:
-    """A SAM that onnxruntime runs; it fulfils ``Segmenter`` and agrees with the model it was exported from.
+    """A SAM or EdgeTAM that onnxruntime runs; it fulfils ``Segmenter`` and agrees with the model it was exported from.
 
     Args:
         encoder, decoder: onnxruntime sessions.
@@ -220,21 +236,31 @@ class OnnxSegmenter:
         model_id: names the weights.
         mask_hw: size of the low-resolution logits.
         width: of text tokens.
+        stability: a single mask that is less stable than the second number when the threshold moves by the first gives
+            way to the best of the three, as SAM 2 may have it; None: never.
     """
 
     def __init__(
-        self, encoder: Any, decoder: Any, spec: InputSpec, model_id: str, mask_hw: tuple[int, int], width: int
+        self,
+        encoder: Any,
+        decoder: Any,
+        spec: InputSpec,
+        model_id: str,
+        mask_hw: tuple[int, int],
+        width: int,
+        stability: tuple[float, float] | None = None,
     ) -> None:
         self.encoder, self.decoder, self.spec, self.model_id = encoder, decoder, spec, model_id
-        self.mask_hw = mask_hw
+        self.mask_hw, self.stability = mask_hw, stability
         self.text_width: int | None = width
-        self._image_shape = (1, width, mask_hw[0] // 4, mask_hw[1] // 4)
+        self._levels = {one.name: tuple(one.shape) for one in encoder.get_outputs()}
+        self._stretched = len(self._levels) > 1  # as SAM 2 sees pictures, and not padded
 
     def encode(self, image: Image) -> Embedding:
-        """Return the picture's embedding; its features are a float32 numpy array."""
+        """Return the picture's embedding; its features are float32 numpy arrays."""
         pixels, frame = self.spec.prepare(image)
-        features = self.encoder.run(["image"], {"pixels": pixels.numpy()})[0]
-        return Embedding({"image": features}, frame, image.digest, self.model_id)
+        levels = self.encoder.run(list(self._levels), {"pixels": pixels.numpy()})
+        return Embedding(dict(zip(self._levels, levels, strict=True)), frame, image.digest, self.model_id)
 
     def feed_back(self, embedding: Embedding, prompts: Prompts, logits: Float) -> Candidates:
         """As ``SamSegmenter.feed_back``."""
@@ -254,11 +280,11 @@ class OnnxSegmenter:
         """
         if embedding.model_id != self.model_id:
             raise ModelError(f"the embedding was made by {embedding.model_id!r}, this segmenter is {self.model_id!r}")
-        image = np.asarray(embedding.features.get("image"), np.float32)
-        if image.shape != self._image_shape:
-            raise ModelError(f"the embedding is damaged: got shape {image.shape}, expected {self._image_shape}")
-        wanted = slice(1, 4) if prompts.multimask else slice(0, 1)
-        count = wanted.stop - wanted.start
+        levels = {name: np.asarray(value, np.float32) for name, value in embedding.features.items()}
+        shapes = {name: level.shape for name, level in levels.items()}
+        if shapes != self._levels:
+            raise ModelError(f"the embedding is damaged: got features {shapes}, expected {self._levels}")
+        count = 3 if prompts.multimask else 1
         logits = np.empty((len(prompts), count, *self.mask_hw), np.float32)
         iou = np.empty((len(prompts), count), np.float32)
         if len(prompts):
@@ -268,21 +294,42 @@ class OnnxSegmenter:
             cpu = torch.device("cpu")
             parts = sam_prompts.chunks(prompts, embedding.frame, self.mask_hw, _CHUNK, cpu, raw_masks=raw_masks)
             for index, tensors in parts:
-                low, quality = self.decoder.run(list(OUTPUTS), {"image": image, **self._inputs(tensors)})
-                logits[index], iou[index] = low[:, wanted], quality[:, wanted]
-        return Candidates(logits, iou, embedding.frame)
+                low, quality = self.decoder.run(list(OUTPUTS), levels | self._inputs(tensors))
+                rows, masks = np.arange(len(index))[:, None], self._wanted(low, quality, prompts.multimask)
+                logits[index], iou[index] = low[rows, masks], quality[rows, masks]
+        frame = embedding.frame
+        return Candidates(logits, iou, Frame(frame.original_hw, *[self.mask_hw] * 2) if self._stretched else frame)
+
+    def _wanted(self, logits: Float, quality: Float, multimask: bool) -> Int:
+        """Return int64 (N or 1, C): which of N prompts' four masks are wanted."""
+        if multimask:
+            return np.array([[1, 2, 3]])
+        if self.stability is None:
+            return np.array([[0]])
+        delta, least = self.stability
+        inner, outer = ((logits[:, 0] > level).sum(axis=(1, 2)) for level in (delta, -delta))
+        stable = inner >= least * np.where(outer, outer, inner)
+        return np.where(stable, 0, 1 + quality[:, 1:].argmax(axis=1))[:, None]
+
+    def _spare(self, prompts: PromptTensors) -> int:
+        """Return how many "not a point" stand beside alike prompts: see the module's text."""
+        if prompts.boxes is not None:
+            return int(self._stretched)
+        if prompts.points is not None:
+            return 1
+        return 2 * int(self._stretched and prompts.text is None)
 
     def _inputs(self, prompts: PromptTensors) -> dict[str, np.ndarray]:
         """Return the decoder's inputs for alike prompts."""
         n = prompts.count
         points = [] if prompts.points is None else [prompts.points.numpy()]
         labels = [] if prompts.labels is None else [prompts.labels.numpy()]
-        if points and prompts.boxes is None:  # as in SAM: points without a box stand beside "not a point"
-            points.append(np.zeros((n, 1, 2), np.float32))
-            labels.append(np.full((n, 1), -1))
         if prompts.boxes is not None:
             points.append(prompts.boxes.numpy().reshape(n, 2, 2))
             labels.append(np.tile([2, 3], (n, 1)))
+        spare = self._spare(prompts)
+        points.append(np.zeros((n, spare, 2), np.float32))
+        labels.append(np.full((n, spare), -1))
         text = np.zeros((n, 0, self.text_width or 0), np.float32) if prompts.text is None else prompts.text.numpy()
         masks = np.zeros((n, 1, *self.mask_hw), np.float32) if prompts.masks is None else prompts.masks.numpy()
         return {

@@ -27,19 +27,34 @@ At SAM ViT-B's size, milliseconds a prompt on two cores: 13 with blocks of 2,048
 
 
 @dataclass(frozen=True)
+class Detail:
+    """The finer levels of a picture that SAM 2's decoders add while they draw, by tokens: their pixels side by side.
+
+    Attributes:
+        fine: (1, S, 4, D/4) what 2 × 2 pixels a token add.
+        finest: (1, S, 16, D/8) what 4 × 4 pixels a token add, in the order (y, x) of 2 and then of 1 pixel.
+    """
+
+    fine: Tensor
+    finest: Tensor
+
+
+@dataclass(frozen=True)
 class Picture:
-    """What all prompts without a mask share.
+    """What all prompts on a picture share; all but ``detail`` only those without a mask.
 
     Attributes:
         tokens: (1, S, D) the picture's tokens with the "no mask" embedding added.
         key, value: (H, S, d) of the first block's token-to-image attention.
         query: (H, S, d) of the first block's image-to-token attention, scaled.
+        detail: the finer levels, where the family has them.
     """
 
     tokens: Tensor
     key: Tensor
     value: Tensor
     query: Tensor
+    detail: Detail | None = None
 
 
 def blocks(image: Tensor, prompts: int, *, whole: bool = False) -> Iterator[slice]:
@@ -90,7 +105,7 @@ class Reader:
         mixed = (self._mixed / self._sum).view(n, -1, t, self._mixed.shape[-1])  # (N, H, T, D)
         value_weight = attention.v_proj.weight.view(mixed.shape[1], -1, mixed.shape[-1])  # (H, d, D)
         out = torch.matmul(mixed, value_weight.transpose(1, 2)).transpose(1, 2).reshape(n, t, -1)
-        return linear(attention.out_proj, out + attention.v_proj.bias)
+        return linear(output_of(attention), out + attention.v_proj.bias)
 
 
 class Writer:
@@ -121,8 +136,8 @@ class Writer:
         key = key - key.mean(dim=2, keepdim=True)  # the softmax does not see it; smaller scores lose less
         self.shape = n, h, t, d = key.shape
         value = heads(linear(attention.v_proj, tokens), attention)
-        out_weight = attention.out_proj.weight.t().view(h, d, -1)  # (H, d, D)
-        carried = torch.matmul(value, out_weight) + attention.out_proj.bias / h  # (N, H, T, D)
+        output = output_of(attention)
+        carried = torch.matmul(value, output.weight.t().view(h, d, -1)) + output.bias / h  # (N, H, T, D)
         self._value = carried.flatten(1, 2).to(dtype)  # (N, H*T, D)
         if picture is not None:
             self._key = key.transpose(0, 1).reshape(h, n * t, d).to(dtype)
@@ -152,7 +167,13 @@ def shared_read(attention: Any, query: Tensor, picture: Picture) -> Tensor:
     scores = torch.bmm((split * attention.scaling).to(picture.key.dtype), picture.key.transpose(1, 2)).float()
     mixed = torch.bmm(scores.softmax(dim=-1).to(picture.value.dtype), picture.value).float()  # (H, N*T, d)
     mixed = mixed.view(len(mixed), n, t, -1).permute(1, 2, 0, 3).reshape(n, t, -1)  # (N, T, I)
-    return linear(attention.out_proj, mixed)
+    return linear(output_of(attention), mixed)
+
+
+def output_of(attention: Any) -> nn.Linear:
+    """Return an attention's last layer: ``out_proj`` in SAM, ``o_proj`` in SAM 2 and what came after it."""
+    layer: nn.Linear = attention.out_proj if hasattr(attention, "out_proj") else attention.o_proj
+    return layer
 
 
 def heads(tensor: Tensor, attention: Any) -> Tensor:

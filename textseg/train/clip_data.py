@@ -54,7 +54,7 @@ def cut_crop(
     Where `mask` (H, W) bool is given, all outside of it becomes `MEAN_RGB`, as does what lies
     outside of the picture. `shift` moves the centre, in shares of the crop.
     """
-    return masked_crop(image_rgb, crop_window(box_xyxy, grow, shift), side, mask)
+    return masked_crop((image_rgb,), crop_window(box_xyxy, grow, shift), side, mask)
 
 
 def crop_window(box_xyxy: NDArray[np.float32], grow: float, shift: tuple[float, float]) -> NDArray[np.float32]:

@@ -227,7 +227,7 @@ class Crops:
         rng: np.random.Generator,
     ) -> Crop:
         """What the network sees, and is to answer; mirrored half of the time."""
-        planes = crop_planes(_light(image_rgb, window, rng), rough, window, box, hint, self.network)
+        planes = crop_planes((_light(image_rgb, window, rng),), rough, window, box, hint, self.network)
         valid = (planes[5, ::2, ::2] > 0.5).astype(np.uint8)
         shown = target is not None
         drawn = np.zeros_like(valid) if target is None else target

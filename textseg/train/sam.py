@@ -26,8 +26,9 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
-from transformers import SamModel
+from transformers import EdgeTamModel
 
 from textseg.config import read_yaml
 from textseg.models.text_prompt import TextPrompt, TextPromptConfig
@@ -45,9 +46,10 @@ from textseg.train.loop import (
     start_workers,
     weight_decay_groups,
 )
-from textseg.train.sam_data import Batch, PromptMaker, SamBatches, Sources, WindowConfig
+from textseg.train.sam_data import Batch, PromptMaker, SamBatches, Sources
 from textseg.train.sam_loss import SamLoss, far_weights, sam_loss
 from textseg.train.sam_model import (
+    STRIDE,
     PromptTensors,
     SamShape,
     build_sam,
@@ -56,9 +58,10 @@ from textseg.train.sam_model import (
     normalise,
     save_sam,
 )
-from textseg.train.sam_teacher import PixelTeacher, teacher_loss
 from textseg.train.sam_text import PhraseEmbedder
 from textseg.train.sam_val import ValPicture, load_val, validate
+from textseg.train.sam_window import WindowConfig
+from textseg.train.trunk import depthwise_in_float32, drop_paths, freeze, rest_norms, start_trunk
 
 logger = logging.getLogger(__name__)
 
@@ -92,8 +95,10 @@ class SamTrainConfig:
     clip: str = ""
     export: str = ""
     start_from: str = ""
-    teacher: str = ""
-    teacher_weight: float = 1.0
+    trunk: str = ""
+    trunk_rate: float = 1.0
+    frozen: tuple[str, ...] = ()
+    drop_path: float = 0.0
     validate_minutes: float = 6.0
     checkpoint_minutes: float = 3.0
     first_export_minutes: float = 10.0
@@ -101,9 +106,9 @@ class SamTrainConfig:
 
     def window_configs(self) -> list[WindowConfig]:
         """The windows, in the order in which they are used."""
-        frame, stride = self.model.image_size, self.model.stride
+        frame = self.model.image_size
         return [
-            WindowConfig(side, frame, stride, (low, high), self.prompts, focus=self.focus)
+            WindowConfig(side, frame, STRIDE, (low, high), self.prompts, focus=self.focus)
             for _, side, low, high in self.windows
         ]
 
@@ -119,15 +124,16 @@ class SamWithText(nn.Module):
         super().__init__()
         self.sam = build_sam(config.model)
         self.text = TextPrompt(TextPromptConfig(config.clip_dim, config.model.decoder_width, config.text_tokens))
-        self.pupil: nn.Conv2d | None = None
 
-    def listen(self, width: int) -> None:
-        """Add the head, of training alone, that is to tell the teacher's ``width`` features."""
-        self.pupil = nn.Conv2d(self.sam.config.vision_config.output_channels, width, 1)
+    @property
+    def timm_trunk(self) -> nn.Module:
+        """The convolutional trunk of SAM's picture side, as timm made it."""
+        trunk: nn.Module = self.sam.vision_encoder.backbone.timm_model
+        return trunk
 
     def load_exported(self, folder: Path) -> None:
         """Take over the weights that a run exported, from ``sam/`` and ``text_prompt/`` in ``folder``."""
-        self.sam.load_state_dict(SamModel.from_pretrained(folder / "sam", dtype=torch.float32).state_dict())
+        self.sam.load_state_dict(EdgeTamModel.from_pretrained(folder / "sam", dtype=torch.float32).state_dict())
         self.text.load_state_dict(TextPrompt.load(folder / "text_prompt").state_dict())
 
 
@@ -140,16 +146,27 @@ class SamTrainer:
         self.model = SamWithText(config)
         if config.start_from:
             self.model.load_exported(Path(config.start_from))
-        self.teacher = PixelTeacher(config.teacher) if config.teacher else None
-        if self.teacher is not None:
-            self.model.listen(self.teacher.width)
-        self.optimizer = torch.optim.AdamW(
-            weight_decay_groups(self.model, config.decay), lr=config.rate, betas=(0.9, 0.98), fused=True
-        )
+        elif config.trunk:
+            start_trunk(self.model.timm_trunk, config.trunk, config.model.trunk)
+        self.optimizer = torch.optim.AdamW(self._groups(), lr=config.rate, betas=(0.9, 0.98), fused=True)
+        # Only now, so that the optimizer knows all parameters: a resumed run may have another `frozen`.
+        self._prepare_trunk()
         self.ema = Ema(self.model, config.ema)
         self.step = 0
         self.seconds = 0.0
         self.generator = torch.Generator().manual_seed(config.seed)
+
+    def _prepare_trunk(self) -> None:
+        """Freeze what is to stay, and make the rest quick and robust to train."""
+        trunk, config = self.model.timm_trunk, self.config
+        freeze(trunk, config.frozen)
+        drop_paths(trunk, config.drop_path)
+        depthwise_in_float32(trunk)
+        trunk.to(memory_format=torch.channels_last)
+        rest_norms(trunk, ("",))  # the averages of ImageNet say more than those of a batch of a few windows
+        for module in trunk.modules():
+            if isinstance(module, DropPath):
+                module.train()
 
     @property
     def share(self) -> float:
@@ -180,10 +197,9 @@ class SamTrainer:
         targets = batch.targets.float() / 255
         far = far_weights(targets, torch.tensor([kind in {"text", "absent"} for kind in batch.kinds]))
         with torch.autocast("cpu", torch.bfloat16):
-            features = encode_window(self.model.sam, normalise(batch.image), batch.offset_yx)
+            features = encode_window(self.model.sam, normalise(batch.image))
             logits, claimed = decode_prompts(self.model.sam, features, prompts, batch.offset_yx)
-            taught = self._taught(features, batch)
-        first = sam_loss(logits, claimed, targets, valid, far)._replace(taught=taught)
+        first = sam_loss(logits, claimed, targets, valid, far)
         if self.config.refine_every == 0 or self.step % self.config.refine_every:
             return first
         rows = torch.randperm(len(targets), generator=self.generator)[: max(1, len(targets) // 3)]
@@ -191,14 +207,18 @@ class SamTrainer:
             again = with_masks(prompts, rows, logits.detach(), claimed.detach(), valid)
             logits, claimed = decode_prompts(self.model.sam, features, again, batch.offset_yx)
         second = sam_loss(logits, claimed, targets[rows], valid[rows], far[rows])
-        return SamLoss(first.mask + second.mask / 3, first.iou + second.iou / 3, first.true_iou, taught)
+        return SamLoss(first.mask + second.mask / 3, first.iou + second.iou / 3, first.true_iou)
 
-    def _taught(self, features: Tensor, batch: Batch) -> Tensor:
-        """Return the teacher's loss, weighted; 0 without one."""
-        if self.teacher is None or self.model.pupil is None:
-            return features.new_zeros(())
-        lesson = self.teacher.lesson(batch.image, (features.shape[-2], features.shape[-1]))
-        return self.config.teacher_weight * teacher_loss(self.model.pupil, features, lesson, batch.valid)
+    def _groups(self) -> list[dict[str, Any]]:
+        """The optimizer's groups: the trunk at a rate of its own."""
+        apart = {id(p) for p in self.model.timm_trunk.parameters()}
+        groups = weight_decay_groups(self.model, self.config.decay)
+        halves = [
+            {**group, "params": [p for p in group["params"] if (id(p) in apart) == trunk], "rate_scale": scale}
+            for group in groups
+            for trunk, scale in ((False, 1.0), (True, self.config.trunk_rate))
+        ]
+        return [half for half in halves if half["params"]]
 
     def prompts(self, batch: Batch) -> PromptTensors:
         """The batch's prompts with phrases and crops turned into tokens."""
@@ -335,12 +355,12 @@ def _run(
         trainer.seconds += waited
         loss = trainer.train_step(batch)
         best = float(loss.true_iou[:, 1:].amax(dim=1).mean())
-        recent.append((float(loss.mask.detach()), float(loss.iou.detach()), best, waited, float(loss.taught.detach())))
+        recent.append((float(loss.mask.detach()), float(loss.iou.detach()), best, waited))
         if trainer.step % 50 == 0:
             means = np.mean(recent, axis=0).tolist()
             recent.clear()
             log.write(step=trainer.step, minutes=trainer.seconds / 60, side=batch.image.shape[1], mask=means[0],
-                      iou=means[1], train_iou=means[2], waited=means[3], taught=means[4])  # fmt: skip
+                      iou=means[1], train_iou=means[2], waited=means[3])  # fmt: skip
         _keep(trainer, clocks, pictures, log, out)
         yield f"loss {recent[-1][0] if recent else 0:.3f}"
 

@@ -13,17 +13,16 @@ OTHERS_SHARE = 0.1
 
 
 class SamLoss(NamedTuple):
-    """Parts of the loss (scalars, to be added), among them a teacher's, and the true IoU (N, 4) of each mask."""
+    """Parts of the loss (scalars, to be added), and the true IoU (N, 4) of each mask."""
 
     mask: Tensor
     iou: Tensor
     true_iou: Tensor
-    taught: Tensor
 
     @property
     def total(self) -> Tensor:
         """The scalar to minimise."""
-        return self.mask + self.iou + self.taught
+        return self.mask + self.iou
 
 
 def sam_loss(logits: Tensor, claimed: Tensor, targets: Tensor, valid: Tensor, far: Tensor) -> SamLoss:
@@ -46,7 +45,7 @@ def sam_loss(logits: Tensor, claimed: Tensor, targets: Tensor, valid: Tensor, fa
     nothing = targets.amax(dim=(1, 2)) == 0  # then all three are to be empty, lest one of them learns to be always
     best = torch.where(nothing, several.mean(dim=1), best)
     iou = true_iou(logits.detach(), targets, valid)
-    return SamLoss((best + SINGLE_WEIGHT * losses[:, 0]).mean(), F.mse_loss(claimed, iou), iou, losses.new_zeros(()))
+    return SamLoss((best + SINGLE_WEIGHT * losses[:, 0]).mean(), F.mse_loss(claimed, iou), iou)
 
 
 def mask_losses(logits: Tensor, targets: Tensor, inside: Tensor, weights: Tensor) -> Tensor:

@@ -1,46 +1,57 @@
-"""A small `SamModel` that learns: made from a config, mended, encoded and decoded for training, saved.
+"""A small `EdgeTamModel` that learns: made from a config, started, encoded and decoded for training, saved.
 
-As transformers makes it from a config, SAM does not learn: its vision encoder starts at a standard
-deviation of 1e-10, and its Fourier position code is scaled by half the hidden size where Meta's
-original uses 1.0. Both are mended here in the config and the weights that are saved, so that
-``SamModel.from_pretrained`` needs no special case.
+1,145 photographs with masks are too few for a transformer from nothing to learn edges. EdgeTAM (Zhou et al., 2025) is
+SAM 2's form with a convolutional trunk, which may start from published weights, and its decoder adds the trunk's finer
+levels while it draws. What transformers leaves to its checkpoints is mended here in the config and the weights that
+are saved, so that ``EdgeTamModel.from_pretrained`` needs no special case: both copies of the position code are one, and
+a single mask is always the single mask token's.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from torch import Tensor, nn
 from transformers import (
-    SamConfig,
-    SamImageProcessor,
-    SamMaskDecoderConfig,
-    SamModel,
-    SamPromptEncoderConfig,
-    SamVisionConfig,
+    EdgeTamConfig,
+    EdgeTamMaskDecoderConfig,
+    EdgeTamModel,
+    EdgeTamPromptEncoderConfig,
+    EdgeTamVisionConfig,
+    Sam2ImageProcessor,
+    TimmWrapperConfig,
 )
 
-PIXEL_MEAN = (0.485, 0.456, 0.406)
-PIXEL_STD = (0.229, 0.224, 0.225)
-INITIAL_STD = 0.02
+from textseg.errors import ConfigError
+from textseg.models import edgetam_encode
+from textseg.models.edgetam_encode import Levels
+
+PIXEL_MEAN = (0.5, 0.5, 0.5)
+PIXEL_STD = (0.5, 0.5, 0.5)
+TOKEN = 16
+"""Input pixels along a side of one of the picture's tokens."""
+
+STRIDE = 4
+"""Input pixels along a side of one pixel of the mask logits."""
 
 
 @dataclass(frozen=True)
 class SamShape:
-    """Sizes of the model. Masks come out at four times the token grid."""
+    """Sizes of the model. Masks come out at four times the token grid.
 
-    image_size: int = 288
-    patch_size: int = 12
-    width: int = 192
-    depth: int = 6
-    heads: int = 6
-    window: int = 8
-    global_layers: tuple[int, ...] = (1, 3, 5)
+    Attributes:
+        image_size: pixels along a side of the input, to which pictures are stretched; a multiple of 32.
+        trunk: a timm architecture with stages of strides 4, 8, 16 and 32.
+        decoder_width: channels of the pyramid, the prompts and the decoder; the other fields are the decoder's too.
+    """
+
+    image_size: int = 448
+    trunk: str = "tf_efficientnet_lite0"
     decoder_width: int = 128
     decoder_mlp: int = 256
     decoder_layers: int = 2
@@ -50,12 +61,7 @@ class SamShape:
     @property
     def grid(self) -> int:
         """Tokens along a side of the full picture."""
-        return self.image_size // self.patch_size
-
-    @property
-    def stride(self) -> int:
-        """Input pixels along a side of one pixel of the mask logits."""
-        return self.patch_size // 4
+        return self.image_size // TOKEN
 
 
 @dataclass(frozen=True)
@@ -80,141 +86,72 @@ class PromptTensors:
     text_tokens: Tensor | None = None
 
 
-def build_sam(shape: SamShape) -> SamModel:
-    """Make the model with weights that can learn: see the module's text."""
-    vision = SamVisionConfig(
-        hidden_size=shape.width,
-        output_channels=shape.decoder_width,
-        num_hidden_layers=shape.depth,
-        num_attention_heads=shape.heads,
-        image_size=shape.image_size,
-        patch_size=shape.patch_size,
-        initializer_range=INITIAL_STD,
-        use_rel_pos=False,
-        window_size=shape.window,
-        global_attn_indexes=list(shape.global_layers),
-        num_pos_feats=shape.decoder_width // 2,
-        mlp_dim=4 * shape.width,
+def build_sam(shape: SamShape) -> EdgeTamModel:
+    """Make the model with weights that can learn: see the module's text. Its trunk is random yet."""
+    grid, width = shape.grid, shape.decoder_width
+    trunk = TimmWrapperConfig(
+        architecture=shape.trunk, model_args={"in_chans": 3, "features_only": True, "out_indices": [1, 2, 3, 4]}
     )
-    prompt = SamPromptEncoderConfig(
-        hidden_size=shape.decoder_width, image_size=shape.image_size, patch_size=shape.patch_size
+    vision = EdgeTamVisionConfig(
+        backbone_config=trunk,
+        backbone_channel_list=_channels(shape.trunk)[::-1],
+        backbone_feature_sizes=[[4 * grid] * 2, [2 * grid] * 2, [grid] * 2],
+        fpn_hidden_size=width,
+        fpn_top_down_levels=[0, 1, 2, 3],
     )
-    decoder = SamMaskDecoderConfig(
-        hidden_size=shape.decoder_width,
+    prompt = EdgeTamPromptEncoderConfig(hidden_size=width, image_size=shape.image_size, patch_size=TOKEN)
+    decoder = EdgeTamMaskDecoderConfig(
+        hidden_size=width,
         mlp_dim=shape.decoder_mlp,
         num_hidden_layers=shape.decoder_layers,
         num_attention_heads=shape.decoder_heads,
-        iou_head_hidden_dim=shape.decoder_width,
+        iou_head_hidden_dim=width,
         iou_head_depth=shape.iou_depth,
+        dynamic_multimask_via_stability=False,
     )
-    config = SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
-    config.vision_config.scale = 1.0
-    model = SamModel(config)
+    config = EdgeTamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
+    model = EdgeTamModel(config)
     # Many small attentions: plain products have a far quicker backward pass on a CPU. Not saved.
     model.config.mask_decoder_config._attn_implementation = "eager"
-    _mend(model, shape)
+    _mend(model)
     return model
 
 
+def _channels(trunk: str) -> list[int]:
+    features = timm.create_model(trunk, pretrained=False, features_only=True, out_indices=(1, 2, 3, 4)).feature_info
+    if features.reduction() != [4, 8, 16, 32]:
+        raise ConfigError(f"trunk {trunk!r}: got stages of strides {features.reduction()}, expected 4, 8, 16 and 32")
+    return [int(channels) for channels in features.channels()]
+
+
 @torch.no_grad()
-def _mend(model: SamModel, shape: SamShape) -> None:
-    """Unit-scale position codes, sine-cosine positions, local attention; the rest starts as in Meta's original."""
+def _mend(model: EdgeTamModel) -> None:
+    """One position code; layers start as in Meta's original."""
     for part in (model.prompt_encoder, model.mask_decoder, model.vision_encoder.neck):
         for module in part.modules():
             if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.Embedding):
                 module.reset_parameters()
-    code = model.shared_image_embedding.positional_embedding
-    code.copy_(torch.randn_like(code))
-    code.requires_grad_(False)
-    model.prompt_encoder.shared_embedding.positional_embedding = code
-    model.vision_encoder.pos_embed.copy_(sine_cosine(shape.grid, shape.width)[None])
-    for layer in model.vision_encoder.layers:
-        _start_local(layer.attn.qkv, shape.heads)
-
-
-def sine_cosine(grid: int, width: int) -> Tensor:
-    """Two-dimensional sine-cosine positions (grid, grid, width), float32; half the width for y, half for x."""
-    quarter = width // 4
-    rates = 1.0 / (100.0 ** (torch.arange(quarter) / quarter))  # wavelengths from 6 to 600 tokens
-    angles = torch.arange(grid)[:, None] * rates[None]  # (grid, quarter)
-    line = torch.cat([angles.sin(), angles.cos()], dim=1)  # (grid, width / 2)
-    rows = line[:, None].expand(grid, grid, -1)
-    columns = line[None].expand(grid, grid, -1)
-    out = torch.zeros(grid, grid, width)
-    out[..., : 4 * quarter] = torch.cat([rows, columns], dim=2) * 0.5
-    return out
-
-
-def _start_local(qkv: nn.Linear, heads: int) -> None:
-    """Let each head's query-key product start near the identity, so that near positions attend to each other.
-
-    Trockman and Kolter, "Mimetic Initialization of Self-Attention Layers", 2023, the query-key half.
-    """
-    width = qkv.in_features
-    size = width // heads
-    for head in range(heads):
-        target = 0.7 * torch.randn(width, width) / math.sqrt(width) + 0.7 * torch.eye(width)
-        u, s, vt = torch.linalg.svd(target)
-        root = s[:size].sqrt()
-        qkv.weight[head * size : (head + 1) * size] = (u[:, :size] * root).T * 0.7
-        qkv.weight[width + head * size : width + (head + 1) * size] = vt[:size] * root[:, None] * 0.7
+    model.prompt_encoder.shared_embedding.positional_embedding = model.shared_image_embedding.positional_embedding
 
 
 def normalise(image: Tensor) -> Tensor:
-    """uint8 (B, H, W, 3) → float32 (B, 3, H, W), ImageNet mean and deviation."""
-    mean = torch.tensor(PIXEL_MEAN)[:, None, None]
-    std = torch.tensor(PIXEL_STD)[:, None, None]
-    return (image.permute(0, 3, 1, 2).float() / 255.0 - mean) / std  # (B, 3, H, W)
+    """uint8 (B, H, W, 3) → float32 (B, 3, H, W) in -1..1, as the published trunk learnt."""
+    pixels = (image.permute(0, 3, 1, 2).float() / 255.0 - PIXEL_MEAN[0]) / PIXEL_STD[0]
+    return pixels.contiguous(memory_format=torch.channels_last)
 
 
-def encode_window(model: SamModel, pixels: Tensor, offset_yx: tuple[int, int] = (0, 0)) -> Tensor:
-    """Encode a part of the frame: pixels (B, 3, H, W) at token `offset_yx` → features (B, C, h, w).
-
-    With the whole frame and no offset this is the vision encoder's own forward pass. Training on
-    parts costs less and leaves every weight as it is.
-    """
-    encoder = model.vision_encoder
-    hidden = encoder.patch_embed.projection(pixels).permute(0, 2, 3, 1)  # (B, h, w, width)
-    y, x = offset_yx
-    hidden = hidden + encoder.pos_embed[:, y : y + hidden.shape[1], x : x + hidden.shape[2]]
-    for layer in encoder.layers:
-        hidden = _layer(layer, hidden)
-    features: Tensor = encoder.neck(hidden)
-    return features
-
-
-def _layer(layer: Any, hidden: Tensor) -> Tensor:
-    """`SamVisionLayer.forward` with attention as plain products, whose backward pass is far quicker on a CPU."""
-    inner, rows = layer.layer_norm1(hidden), hidden.shape[1:3]
-    padding = rows
-    if layer.window_size > 0:
-        inner, padding = layer.window_partition(inner, layer.window_size)
-    inner = _attention(layer.attn, inner)
-    if layer.window_size > 0:
-        inner = layer.window_unpartition(inner, layer.window_size, padding, rows)
-    hidden = hidden + inner
-    out: Tensor = hidden + layer.mlp(layer.layer_norm2(hidden))
-    return out
-
-
-def _attention(attention: Any, hidden: Tensor) -> Tensor:
-    """`SamVisionAttention.forward` without relative positions, for hidden (B, h, w, width)."""
-    b, h, w, width = hidden.shape
-    qkv = attention.qkv(hidden).reshape(b, h * w, 3, attention.num_attention_heads, -1)
-    query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, hw, d)
-    share = ((query * attention.scale) @ key.transpose(-2, -1)).softmax(dim=-1)
-    mixed = (share @ value).transpose(1, 2).reshape(b, h, w, width)
-    out: Tensor = attention.proj(mixed)
-    return out
+def encode_window(model: EdgeTamModel, pixels: Tensor) -> Levels:
+    """Encode a part of the frame, pixels (B, 3, H, W). The trunk knows no places, so any part will do."""
+    return edgetam_encode.encode(model, pixels)
 
 
 def decode_prompts(
-    model: SamModel, features: Tensor, prompts: PromptTensors, offset_yx: tuple[int, int] = (0, 0)
+    model: EdgeTamModel, features: Levels, prompts: PromptTensors, offset_yx: tuple[int, int] = (0, 0)
 ) -> tuple[Tensor, Tensor]:
     """Decode all prompts: logits (N, 4, 4h, 4w) and predicted IoU (N, 4); mask 0 is SAM's single mask.
 
     Prompts are grouped by their number of sparse tokens, so that none is ever padded further than
-    transformers pads it (points without a box get one "not a point").
+    transformers pads it.
     """
     sparse, counts = _sparse(model, prompts)
     order: list[Tensor] = []
@@ -222,8 +159,9 @@ def decode_prompts(
     scores: list[Tensor] = []
     for count in sorted(set(counts.tolist())):
         rows = torch.nonzero(counts == count)[:, 0]
-        dense = _dense(model, prompts, rows, features.shape[-2:])
-        one = _decode(model, features[prompts.image_index[rows]], sparse[rows, :count], dense, offset_yx)
+        of = prompts.image_index[rows]
+        dense = _dense(model, prompts, rows, features.image.shape[-2:])
+        one = _decode(model, Levels(*(level[of] for level in features)), sparse[rows, :count], dense, offset_yx)
         order.append(rows)
         logits.append(one[0])
         scores.append(one[1])
@@ -231,30 +169,35 @@ def decode_prompts(
     return torch.cat(logits)[back], torch.cat(scores)[back]
 
 
-def _sparse(model: SamModel, prompts: PromptTensors) -> tuple[Tensor, Tensor]:
-    """Sparse tokens (N, L, D), the real ones first, and how many to keep of each row (N,)."""
+def _sparse(model: EdgeTamModel, prompts: PromptTensors) -> tuple[Tensor, Tensor]:
+    """Sparse tokens (N, L, D), the real ones first, and how many to keep of each row (N,).
+
+    transformers puts one "not a point" behind points and one behind a box, and two where there is nothing but a
+    mask; text alone is exactly its tokens.
+    """
     encoder = model.prompt_encoder
     has_box = ~torch.isnan(prompts.boxes).any(dim=1)
-    boxes = encoder._embed_boxes(torch.nan_to_num(prompts.boxes)[:, None])[:, 0]  # (N, 2, D)
+    boxes = encoder._embed_boxes(torch.nan_to_num(prompts.boxes)[:, None])[:, 0]  # (N, 3, D)
     points = encoder._embed_points(prompts.points[:, None], prompts.labels[:, None], pad=False)[:, 0]  # (N, Q, D)
     tokens = [boxes, points]
-    real = [has_box[:, None].expand(-1, 2), prompts.labels >= 0]
+    real = [has_box[:, None].expand(-1, boxes.shape[1]), prompts.labels >= 0]
+    has_text = torch.zeros(len(boxes), dtype=torch.bool)
     if prompts.text_tokens is not None and len(prompts.text_rows):
         text = torch.zeros(len(boxes), *prompts.text_tokens.shape[1:])
         tokens.append(text.index_copy(0, prompts.text_rows, prompts.text_tokens.float()))
-        has_text = torch.zeros(len(boxes), dtype=torch.bool)
         has_text[prompts.text_rows] = True
         real.append(has_text[:, None].expand(-1, text.shape[1]))
-    spare = encoder.not_a_point_embed.weight[None].expand(len(boxes), -1, -1)
+    spare = encoder.not_a_point_embed.weight[None].expand(len(boxes), 2, -1)
     sparse = torch.cat([*tokens, spare], dim=1)
-    flags = torch.cat([*real, torch.zeros(len(boxes), 1, dtype=torch.bool)], dim=1)  # (N, L)
-    sparse = torch.where(flags[..., None], sparse, spare)
+    flags = torch.cat([*real, torch.zeros(len(boxes), 2, dtype=torch.bool)], dim=1)  # (N, L)
+    sparse = torch.where(flags[..., None], sparse, spare[:, :1])
     order = torch.argsort((~flags).int(), dim=1, stable=True)
-    padding = (prompts.labels >= 0).any(dim=1) & ~has_box
-    return sparse.gather(1, order[..., None].expand_as(sparse)), flags.sum(dim=1) + padding.long()
+    pointed = (prompts.labels >= 0).any(dim=1)
+    padding = (pointed & ~has_box).long() + 2 * (~pointed & ~has_box & ~has_text).long()
+    return sparse.gather(1, order[..., None].expand_as(sparse)), flags.sum(dim=1) + padding
 
 
-def _dense(model: SamModel, prompts: PromptTensors, rows: Tensor, grid_hw: Any) -> Tensor:
+def _dense(model: EdgeTamModel, prompts: PromptTensors, rows: Tensor, grid_hw: Any) -> Tensor:
     """Dense prompt embeddings (n, D, h, w) of the chosen rows."""
     encoder = model.prompt_encoder
     none: Tensor = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1).expand(len(rows), -1, *grid_hw)
@@ -269,47 +212,45 @@ def _dense(model: SamModel, prompts: PromptTensors, rows: Tensor, grid_hw: Any) 
 
 
 def _decode(
-    model: SamModel, features: Tensor, sparse: Tensor, dense: Tensor, offset_yx: tuple[int, int]
+    model: EdgeTamModel, features: Levels, sparse: Tensor, dense: Tensor, offset_yx: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """`SamMaskDecoder.forward` for one prompt a row, giving the single mask and the three at once."""
+    """`EdgeTamMaskDecoder.forward` for one prompt a row, giving the single mask and the three at once."""
     decoder = model.mask_decoder
-    n, _, h, w = features.shape
+    n, _, h, w = features.image.shape
     y, x = offset_yx
     positions = model.get_image_wide_positional_embeddings()[..., y : y + h, x : x + w].expand(n, -1, -1, -1)
-    own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])  # (1 + 4, D)
-    tokens = torch.cat([own.expand(n, -1, -1), sparse], dim=1)[:, None]  # (n, 1, 5 + L, D)
+    # (1 + 1 + 4, D): whether there is anything, which masks of a single picture do not use, the IoU, the masks
+    own = torch.cat([decoder.obj_score_token.weight, decoder.iou_token.weight, decoder.mask_tokens.weight])
+    tokens = torch.cat([own.expand(n, -1, -1), sparse], dim=1)[:, None]  # (n, 1, 6 + L, D)
     points, keys = decoder.transformer(
         point_embeddings=tokens,
-        image_embeddings=features + dense,
+        image_embeddings=features.image + dense,
         image_positional_embeddings=positions,
         attention_similarity=None,
     )
     points = points[:, 0]
     picture = keys.transpose(2, 3).reshape(n, -1, h, w)
-    picture = decoder.activation(decoder.upscale_layer_norm(decoder.upscale_conv1(picture)))
-    picture = decoder.activation(decoder.upscale_conv2(picture))  # (n, D / 8, 4h, 4w)
-    heads = [mlp(points[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)]
+    picture = decoder.activation(decoder.upscale_layer_norm(decoder.upscale_conv1(picture) + features.high_1))
+    picture = decoder.activation(decoder.upscale_conv2(picture) + features.high_0)  # (n, D / 8, 4h, 4w)
+    heads = [mlp(points[:, 2 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)]
     logits = torch.stack(heads, dim=1) @ picture.flatten(2)  # (n, 4, 16hw)
-    return logits.reshape(n, -1, 4 * h, 4 * w).float(), decoder.iou_prediction_head(points[:, 0]).float()
+    return logits.reshape(n, -1, 4 * h, 4 * w).float(), decoder.iou_prediction_head(points[:, 1]).float()
 
 
-def save_sam(model: SamModel, folder: str | Path) -> None:
+def save_sam(model: EdgeTamModel, folder: str | Path) -> None:
     """Write a plain transformers folder with fp16 weights that loads as float32."""
     folder = Path(folder)
-    copy = SamModel(model.config)
+    copy = EdgeTamModel(model.config)
     copy.load_state_dict(model.state_dict())
     copy.half().save_pretrained(folder)
     path = folder / "config.json"
     table = json.loads(path.read_text(encoding="utf-8"))
     _set_dtype(table)
     path.write_text(json.dumps(table, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    side = int(model.config.vision_config.image_size)
-    low = 4 * (side // int(model.config.vision_config.patch_size))
-    SamImageProcessor(
-        size={"longest_edge": side},
-        mask_size={"longest_edge": low},
-        pad_size={"height": side, "width": side},
-        mask_pad_size={"height": low, "width": low},
+    side = int(model.prompt_encoder.input_image_size)
+    Sam2ImageProcessor(
+        size={"height": side, "width": side},
+        mask_size={"height": side // STRIDE, "width": side // STRIDE},
         image_mean=list(PIXEL_MEAN),
         image_std=list(PIXEL_STD),
     ).save_pretrained(folder)

@@ -1,9 +1,8 @@
 """Fixed validation prompts for SAM, and what a model scores on them.
 
-Pictures are prepared as at inference (longest side to the frame, padded at the right and bottom)
-and masks compared at the pictures' own size. Of the three masks the one with the highest predicted
-IoU counts. Composed scenes use held-out backgrounds; their cut-outs are those of training, since
-each noun has only one.
+Pictures are prepared as at inference (stretched to the frame) and masks compared at the pictures' own
+size. Of the three masks the one with the highest predicted IoU counts. Composed scenes use held-out
+backgrounds; their cut-outs are those of training, since each noun has only one.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import SamModel
+from transformers import EdgeTamModel
 
+from textseg.models.edgetam_encode import Levels
 from textseg.prior import box_prior
 from textseg.train import sam_prompts as sp
 from textseg.train.data import PhotoSet, Sample
-from textseg.train.sam_data import FILL_RGB
-from textseg.train.sam_model import PromptTensors, SamShape, decode_prompts, encode_window, normalise
+from textseg.train.sam_model import STRIDE, PromptTensors, SamShape, decode_prompts, encode_window, normalise
 from textseg.train.scenes import SceneComposer, SceneConfig, at_size, load_cutouts
 from textseg.types import Float, UInt8
 
@@ -96,55 +95,50 @@ def _union(sample: Sample, name: str) -> NDArray[np.bool_]:
 
 
 @torch.no_grad()
-def validate(model: SamModel, shape: SamShape, pictures: list[ValPicture], text: TextTokens | None) -> dict[str, float]:
+def validate(
+    model: EdgeTamModel, shape: SamShape, pictures: list[ValPicture], text: TextTokens | None
+) -> dict[str, float]:
     """Mean IoU by group and kind of prompt ("coco/box", "coco_large/box", "scene/text" …) and the IoU head's error."""
     found: dict[str, list[float]] = defaultdict(list)
     for picture in pictures:
-        framed, size_wh = _frame(picture.image_rgb, shape.image_size)
+        framed = _stretched(picture.image_rgb, shape.image_size)
         with torch.autocast("cpu", torch.bfloat16):
-            features = encode_window(model, normalise(torch.from_numpy(framed)[None])).float()
+            features = encode_window(model, normalise(torch.from_numpy(framed)[None]))
+        features = Levels(*(level.float() for level in features))
         for kind in picture.kinds:
             if kind == "text" and text is None:
                 continue
-            prompts = _prompts(picture, kind, shape, size_wh, text)
+            prompts = _prompts(picture, kind, shape, text)
             with torch.autocast("cpu", torch.bfloat16):
                 logits, claimed = decode_prompts(model, features, prompts)
-            _score(found, picture, kind, logits, claimed, shape, size_wh)
+            _score(found, picture, kind, logits, claimed)
     return {key: float(np.mean(values)) for key, values in sorted(found.items())}
 
 
-def _frame(image_rgb: UInt8, side: int) -> tuple[UInt8, tuple[int, int]]:
-    """The padded frame (side, side, 3) and the (width, height) of the picture in it."""
-    height, width = image_rgb.shape[:2]
-    scale = side / max(height, width)
-    size_wh = (max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5)))
-    kind = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    out = np.empty((side, side, 3), np.uint8)
-    out[...] = FILL_RGB
-    out[: size_wh[1], : size_wh[0]] = cv2.resize(image_rgb, size_wh, interpolation=kind)
-    return out, size_wh
+def _stretched(array: UInt8, side: int) -> UInt8:
+    """An (H, W) or (H, W, 3) array as the model's input holds it, ``side`` pixels square."""
+    kind = cv2.INTER_AREA if max(array.shape[:2]) > side else cv2.INTER_LINEAR
+    return sp.as_uint8(cv2.resize(array, (side, side), interpolation=kind))
 
 
-def _prompts(
-    picture: ValPicture, kind: str, shape: SamShape, size_wh: tuple[int, int], text: TextTokens | None
-) -> PromptTensors:
+def _prompts(picture: ValPicture, kind: str, shape: SamShape, text: TextTokens | None) -> PromptTensors:
     """One prompt of `kind` for each of the picture's things, the same at every call."""
-    n, low = len(picture.objects), 4 * shape.grid
+    n, side = len(picture.objects), shape.image_size
+    low = side // STRIDE
     boxes, points = np.full((n, 4), np.nan, np.float32), np.zeros((n, 1, 2), np.float32)
     labels, rough = np.full((n, 1), -1, np.int64), []
     rng = np.random.default_rng(7)
     for i, thing in enumerate(picture.objects):
-        scale = np.array(size_wh, np.float32) / np.array(thing.mask.shape[::-1], np.float32)
+        scale = np.array(side, np.float32) / np.array(thing.mask.shape[::-1], np.float32)
         box = sp.tight_box(thing.mask)
         if box is not None and kind in {"box", "prior", "rough"}:
             boxes[i] = box * np.tile(scale, 2)
         if box is not None and kind == "rough":
-            boxes[i] = sp.jitter_box(boxes[i], size_wh, rng, tight=0.0)
-            context = sp.RoughContext(_low_mask(thing.mask, size_wh, shape, low), None, boxes[i] / shape.stride)
-            rough.append(sp.simulate_rough(context, rng))
+            boxes[i] = sp.jitter_box(boxes[i], (side, side), rng, tight=0.0)
+            target = _stretched(thing.mask.astype(np.uint8) * 255, low)
+            rough.append(sp.simulate_rough(sp.RoughContext(target, None, boxes[i] / STRIDE), rng))
         if kind == "prior":
-            side = (shape.image_size, shape.image_size)
-            rough.append(box_prior(boxes[i : i + 1], side, (low, low))[0])
+            rough.append(box_prior(boxes[i : i + 1], (side, side), (low, low))[0])
         if kind == "point":
             points[i, 0], labels[i] = sp.center_point(thing.mask) * scale, 1
     tokens = text([o.text for o in picture.objects]) if kind == "text" and text is not None else None
@@ -161,37 +155,21 @@ def _prompts(
     )
 
 
-def _low_mask(mask: NDArray[np.bool_], size_wh: tuple[int, int], shape: SamShape, low: int) -> UInt8:
-    framed = np.zeros((shape.image_size, shape.image_size), np.uint8)
-    framed[: size_wh[1], : size_wh[0]] = cv2.resize(mask.astype(np.uint8) * 255, size_wh, interpolation=cv2.INTER_AREA)
-    return sp.as_uint8(cv2.resize(framed, (low, low), interpolation=cv2.INTER_AREA))
-
-
-def _score(
-    found: dict[str, list[float]],
-    picture: ValPicture,
-    kind: str,
-    logits: Tensor,
-    claimed: Tensor,
-    shape: SamShape,
-    size_wh: tuple[int, int],
-) -> None:
+def _score(found: dict[str, list[float]], picture: ValPicture, kind: str, logits: Tensor, claimed: Tensor) -> None:
     best = claimed[:, 1:].argmax(dim=1) + 1
     for i, thing in enumerate(picture.objects):
         mask = thing.union if kind == "text" else thing.mask
-        iou = full_iou(logits[i, int(best[i])].numpy(), mask, shape.image_size, size_wh)
+        iou = full_iou(logits[i, int(best[i])].numpy(), mask)
         found[f"{picture.group}/{kind}"].append(iou)
         if picture.group == "coco" and int(thing.mask.sum()) >= LARGE_AREA:
             found[f"coco_large/{kind}"].append(iou)
         found[f"claim_error/{kind}"].append(abs(iou - min(1.0, max(0.0, float(claimed[i, int(best[i])])))))
         if kind == "box":
-            single = full_iou(logits[i, 0].numpy(), thing.mask, shape.image_size, size_wh)
-            found[f"{picture.group}/single"].append(single)
+            found[f"{picture.group}/single"].append(full_iou(logits[i, 0].numpy(), thing.mask))
 
 
-def full_iou(logits: Float, mask: NDArray[np.bool_], frame: int, size_wh: tuple[int, int]) -> float:
-    """IoU at the picture's own size of low-resolution logits (m, m) over the frame with a bool (H, W) mask."""
-    large = cv2.resize(logits, (frame, frame), interpolation=cv2.INTER_LINEAR)[: size_wh[1], : size_wh[0]]
-    got = cv2.resize(large, mask.shape[::-1], interpolation=cv2.INTER_LINEAR) > 0
+def full_iou(logits: Float, mask: NDArray[np.bool_]) -> float:
+    """IoU at the picture's own size of low-resolution logits (m, m) over the picture with a bool (H, W) mask."""
+    got = cv2.resize(logits, mask.shape[::-1], interpolation=cv2.INTER_LINEAR) > 0
     union = int((got | mask).sum())
     return float((got & mask).sum()) / union if union else 0.0
