@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from textseg.build import resolve
 from textseg.errors import WeightsError
 from textseg.vocabulary import FILE, Vocabulary
 
@@ -51,6 +53,22 @@ def test_a_vocabulary_survives_saving(vocabulary: Vocabulary, tmp_path: Path) ->
     assert back.kin.tolist() == [[0, 1], [2, 3]]
     np.testing.assert_array_equal(back.embeddings, vocabulary.embeddings)
     assert Vocabulary.load(tmp_path / "elsewhere") is None
+
+
+def test_pairs_that_lie_by_columns_stay_pairs(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    replace(vocabulary, kin=np.asfortranarray(vocabulary.kin)).save(tmp_path)
+    back = Vocabulary.load(tmp_path)
+    assert back is not None
+    assert back.kin.tolist() == [[0, 1], [2, 3]]
+
+
+def test_nano_knows_what_else_a_cat_may_be() -> None:
+    shipped = Vocabulary.load(resolve("package:nano/clip"))
+    assert shipped is not None
+    (cat,) = [i for i, names in enumerate(shipped.names) if names[0] == "cat"]
+    kin = {shipped.names[j if i == cat else i][0] for i, j in shipped.kin.tolist() if cat in (i, j)}
+    assert {"cat face", "wild cat", "cougar"} <= kin
+    assert not {"dog", "car", "cup"} & kin
 
 
 def test_damage_names_the_file(tmp_path: Path) -> None:

@@ -78,6 +78,8 @@ class Vocabulary:
     def save(self, folder: str | Path) -> None:
         """Write the vocabulary into a CLIP's folder, embeddings as float16."""
         tensors = {"embeddings": self.embeddings.astype(np.float16), "kin": self.kin.astype(np.int32).reshape(-1, 2)}
+        # As they lie in memory is how they are written, and ``np.argwhere`` gives pairs by columns.
+        tensors = {name: np.ascontiguousarray(values) for name, values in tensors.items()}
         (Path(folder) / FILE).write_bytes(save(tensors, metadata={"names": json.dumps(self.names)}))
 
     @classmethod

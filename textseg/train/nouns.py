@@ -116,6 +116,8 @@ SYNONYMS: dict[str, frozenset[str]] = {
         "train": "railway train",
         "dog": "animal",
         "cat": "animal",
+        "cougar": "animal,cat",
+        "cougar face": "cougar,cat",
         "boat": "watercraft",
         "motor boat": "boat",
         "speedboat": "boat",
