@@ -146,6 +146,28 @@ def test_a_budget_too_small_is_refused(setting: dict[str, int], least: int) -> N
         RedrawConfig(**setting)
 
 
+def test_specks_are_taken_away_and_pinholes_filled() -> None:
+    class Spotted(Stamp):
+        def refine(self, image: Image, logits: Float, boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
+            plain = super().refine(image, logits, boxes_xyxy, hints)
+            near = plain.logits.copy()  # a square of 16
+            near[:, 3, 3], near[:, 0, 0], near[:, 7, 6:8] = -3, 2, 1
+            return replace(plain, logits=near)
+
+    proposals, candidates = given([0], [0.9])
+    prompts = user_prompts(np.arange(1), boxes_xyxy=proposals.boxes_xyxy)
+    image = fake_pipeline().open(scene((40, 40), {})).image
+
+    def shown(specks: float) -> Float:
+        return redraw(Spotted(), image, proposals, prompts, candidates, RedrawConfig(specks=specks)).closeups.logits[0]
+
+    assert [shown(0.0)[at] for at in ((3, 3), (0, 0), (7, 7))] == [-3, 2, 1]
+    assert [shown(0.1)[at] for at in ((3, 3), (0, 0), (7, 7))] == [3, -2, 1]
+    assert [shown(0.2)[at] for at in ((3, 3), (0, 0), (7, 7))] == [3, -2, -1]
+    with pytest.raises(ConfigError, match="specks: got 1"):
+        RedrawConfig(specks=1.0)
+
+
 def test_accepted_masks_are_as_fine_as_their_closeups() -> None:
     pipeline = fake_pipeline(refiner=Stamp())
     result = pipeline(scene(), "the red box")

@@ -36,6 +36,7 @@ class RedrawConfig:
             box's ellipse in place of the segmenter's mask: a weak segmenter's leads astray more often than it helps.
         unboxed_looks: how often a mask is drawn whose prompt has no box: each time a closer look is taken around what
             was drawn before, for the segmenter's mask says only roughly where the thing is.
+        specks: islands and holes of less than this share of what was drawn are taken away and filled; 0 leaves them.
     """
 
     per_phrase: int = 8
@@ -43,11 +44,14 @@ class RedrawConfig:
     own_mirrored: bool = False
     own_ellipses: bool = False
     unboxed_looks: int = 1
+    specks: float = 0.0
 
     def __post_init__(self) -> None:
         for name, least in (("per_phrase", 0), ("total", 0), ("unboxed_looks", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name}: got {getattr(self, name)}, expected {least} or more")
+        if not 0.0 <= self.specks < 1.0:
+            raise ConfigError(f"specks: got {self.specks}, expected a share of at least 0 and less than 1")
 
 
 def redraw(
@@ -94,6 +98,7 @@ def redraw(
     closeups = _draw(refiner, image, mirror, asked)
     for _ in range(config.unboxed_looks - 1):
         closeups = _look_again(refiner, image, mirror, asked, closeups)
+    closeups = replace(closeups, logits=_without_specks(closeups.logits, config.specks))
     for n, (near, window) in enumerate(zip(closeups.logits, closeups.windows, strict=True)):
         inside[index == n] = closeup.paste(near, window, image.size_hw, inside.shape[-2:], OUTSIDE)
     return replace(candidates, logits=logits, closeups=closeups, closeup_index=index)
@@ -173,6 +178,19 @@ def _look_again(
     size_hw, rough_hw = image.size_hw, asked.rough.shape[1:]
     rough = np.stack([closeup.paste(mask, window, size_hw, rough_hw, OUTSIDE) for mask, window in near])
     return _replaced(closeups, rows, _draw(refiner, image, mirror, asked.of(rows)._replace(rough=rough)))
+
+
+def _without_specks(logits: Float, share: float) -> Float:
+    """Return (N, s, s) logits whose masks have no islands and holes smaller than a share of them."""
+    if not share:
+        return logits
+    out = np.empty_like(logits)
+    for near, tidy in zip(logits, out, strict=True):
+        mask = near > 0
+        least = share * int(mask.sum())
+        kept = geometry.remove_small_regions(geometry.remove_small_regions(mask, least, "holes"), least, "islands")
+        tidy[:] = np.where(kept == mask, near, -near)
+    return out
 
 
 def _replaced(closeups: Closeups, rows: Int, others: Closeups) -> Closeups:

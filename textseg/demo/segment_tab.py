@@ -21,7 +21,8 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 EXAMPLE_PHRASES = {
     "street.jpg": "the red car, the blue car",
     "coffee.jpg": "a cup",
-    "astronaut.jpg": "a face, hair",
+    "chelsea.jpg": "a cat",
+    "astronaut.jpg": "hair",
 }
 """What a visitor tries first: nano finds all of these."""
 
