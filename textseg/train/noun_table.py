@@ -72,14 +72,16 @@ class NounTable:
 def exclusive_nouns(root: str | Path) -> tuple[list[tuple[str, ...]], Int]:
     """Return the usual nouns of all that is labelled under ``root``, each with its other names, and their kin.
 
-    Broad words ("animal") are names of theirs and no nouns of their own. Kin, int64 (K, 2), are pairs of which one is
-    the other, each once: a taxi is a car. What labellers merely mix up, car and bus, stays apart.
+    Broad words ("animal") are names of theirs and no nouns of their own. Kin, int64 (K, 2), are pairs that the same
+    thing may be called, each once.
     """
     listed = nouns.cutout_names(Path(root) / "fluent" / "names.json")
     things = {name: names for name, (names, _) in listed.items()}
+    certain = frozenset(things.values())
     for name in photo_classes(root):
         things.setdefault(name, nouns.photo_names(name, listed))
     usual = sorted(name for name in things if name not in nouns.GENERIC)
-    related = np.array([[nouns.is_a(name, things[name], noun) for noun in usual] for name in usual])  # (V, V)
+    table = NounTable(usual, certain)
+    related = np.stack([table.row(things[name])[: len(usual)] for name in usual]) != 0  # (V, V)
     kin = np.argwhere(np.triu(related | related.T, 1))
     return [(name, *sorted(things[name] - {name})) for name in usual], kin

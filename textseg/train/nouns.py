@@ -254,11 +254,6 @@ def may_be(noun: str, names: frozenset[str]) -> bool:
     return any(noun in group and not names.isdisjoint(group) for group in CONFUSABLE)
 
 
-def is_a(name: str, names: frozenset[str], noun: str) -> bool:
-    """Whether what is usually called `name`, and answers to `names`, is a `noun`: a wild cat a cat, hot dogs no dog."""
-    return noun in names or (name.endswith(f" {noun}") and noun not in TAG_DROPS.get(name, frozenset()))
-
-
 @functools.lru_cache(maxsize=8)
 def cutout_names(names_json: Path) -> dict[str, tuple[frozenset[str], int]]:
     """From a cut-out folder's `names.json`: name → (nouns it answers to, subgroup); {} where absent.
