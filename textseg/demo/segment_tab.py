@@ -22,7 +22,7 @@ EXAMPLE_PHRASES = {
     "street.jpg": "the red car, the blue car",
     "coffee.jpg": "a cup",
     "chelsea.jpg": "a cat",
-    "astronaut.jpg": "hair",
+    "astronaut.jpg": "a person",
 }
 """What a visitor tries first: nano finds all of these."""
 
