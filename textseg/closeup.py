@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from textseg import geometry
-from textseg.types import Bool, Closeups, Float, Int, UInt8
+from textseg.types import Bool, Closeups, Float, Int
 
 ALIKE_IOU = 0.9
 _SPECKS = 0.02
@@ -50,24 +50,24 @@ def extent(mask: Bool, size_hw: tuple[int, int]) -> Float:
 
 def cut(array: Any, window: Float, size: int) -> Any:
     """Cut a square window (left, top, side) out of an (h, w) or (h, w, 3) array, resampled to ``size``; 0 outside."""
-    x, y, side = (float(v) for v in window)
-    return resample(array, (x, y), (side / size, side / size), (size, size))
+    return cut_level((array,), window, size)
 
 
-def cut_level(levels: Sequence[UInt8], window: Float, size: int) -> UInt8:
+def cut_level(levels: Sequence[Any], window: Float, size: int) -> Any:
     """Cut a square window out of a picture of which smaller versions are at hand (``Image.levels``).
 
     Args:
-        levels: uint8 (h, w, 3) each, all of the whole picture, the first at its own size, each next one half as large.
+        levels: (h, w) or (h, w, 3) each, all of the whole picture, the first at its own size, each next one half as
+            large.
         window: float32 (3,): left, top and side in pixels of the first.
-        size: pixels of the crop, uint8 (size, size, 3); 0 outside the picture.
+        size: pixels of the square crop; 0 outside the picture.
     """
     x, y, side = (float(v) for v in window)
     # two to four pixels of the level to one of the crop's: what is averaged in one step is sharper than in two
     level = levels[min(max(0, int(math.log2(max(side / size, 1.0))) - 1), len(levels) - 1)]
     per_y, per_x = (part / whole for part, whole in zip(level.shape[:2], levels[0].shape[:2], strict=True))
     step = (side * per_x / size, side * per_y / size)
-    return np.asarray(resample(level, (x * per_x, y * per_y), step, (size, size)), np.uint8)
+    return resample(level, (x * per_x, y * per_y), step, (size, size))
 
 
 def resample(

@@ -35,7 +35,7 @@ def masked_crop(
         fill: RGB, 0..255.
     """
     height, width = levels[0].shape[:2]
-    out = closeup.cut_level(levels, window, size)
+    out: UInt8 = closeup.cut_level(levels, window, size)
     whole = np.array([0, 0, width, height], np.float32)
     inside = closeup.cover(window, whole, size) > 0.5
     if mask is not None:

@@ -12,6 +12,7 @@ import torch
 from transformers import EdgeTamModel, Sam2ImageProcessor
 
 from textseg.errors import ConfigError
+from textseg.models.edgetam_encode import encode
 from textseg.models.text_prompt import TextPrompt
 from textseg.train import sam_prompts as sp
 from textseg.train.data import LabelledObject, Sample, mask_box
@@ -19,7 +20,7 @@ from textseg.train.loop import load_checkpoint, save_checkpoint
 from textseg.train.sam import SamTrainConfig, SamTrainer, with_masks
 from textseg.train.sam_data import Batch, Draw, PromptMaker, collate
 from textseg.train.sam_loss import far_weights, mask_losses, pixel_weights, sam_loss, true_iou
-from textseg.train.sam_model import PromptTensors, SamShape, build_sam, decode_prompts, encode_window, normalise
+from textseg.train.sam_model import PromptTensors, SamShape, build_sam, decode_prompts, normalise
 from textseg.train.sam_val import ValObject, ValPicture, full_iou, validate
 from textseg.train.sam_window import Window, WindowConfig
 
@@ -215,7 +216,7 @@ def test_training_forward_equals_transformers() -> None:
     pixels = torch.randn(1, 3, 128, 128)
     boxes = ((4.0, 4.0, 60.0, 60.0), (10.0, 40.0, 120.0, 100.0))
     with torch.no_grad():
-        logits, claimed = decode_prompts(model, encode_window(model, pixels), box_prompts(*boxes))
+        logits, claimed = decode_prompts(model, encode(model, pixels), box_prompts(*boxes))
         want = model(pixel_values=pixels, input_boxes=torch.tensor([boxes]), multimask_output=True)
         single = model(pixel_values=pixels, input_boxes=torch.tensor([boxes]), multimask_output=False)
     torch.testing.assert_close(logits[:, 1:], want.pred_masks[0], atol=1e-4, rtol=1e-3)
@@ -229,7 +230,7 @@ def test_mixed_prompts_give_what_each_gives_alone() -> None:
     given = batch()
     prompts = trainer.prompts(given)
     with torch.no_grad():
-        features = encode_window(trainer.model.sam, normalise(given.image))
+        features = encode(trainer.model.sam, normalise(given.image))
         together, _ = decode_prompts(trainer.model.sam, features, prompts, given.offset_yx)
         for row in range(len(together)):
             alone = with_mask_of(prompts, row)
@@ -329,7 +330,7 @@ def test_exports_load_without_a_special_case(tmp_path: Path) -> None:
     pixels = torch.randn(1, 3, 128, 128)
     with torch.no_grad():
         got = loaded.get_image_embeddings(pixels)
-        want = encode_window(trainer.model.sam, pixels)
+        want = encode(trainer.model.sam, pixels)
     for one, two in zip(got[::-1], want, strict=True):
         torch.testing.assert_close(one, two, atol=0.05, rtol=0.05)
     processor = Sam2ImageProcessor.from_pretrained(tmp_path / "sam")

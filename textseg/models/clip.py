@@ -172,12 +172,9 @@ def load(
     network = clip_load.build_model(source).to(device=device, dtype=precision).requires_grad_(False)
     rounded = False
     if "timm_model_name" in source.model_cfg["vision_cfg"]:
-        from timm.models import EfficientNet, RegNet
+        from textseg.models.nano_network import fold_known_norms, round_convolutions
 
-        from textseg.models.nano_network import fold_norms, round_convolutions
-
-        if isinstance(network.visual.trunk, EfficientNet | RegNet):  # what `fold_norms` knows
-            fold_norms(network.visual.trunk)
+        if fold_known_norms(network.visual.trunk):
             # As nano's was trained; it takes half the time.
             rounded = str(device) == "cpu" and precision is torch.float32 and onednn.has_bfloat16()
             if rounded:

@@ -11,11 +11,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from timm.models.efficientnet import EfficientNetFeatures
 from torch import Tensor
 from torch.nn import functional as F
 
-from textseg.models.nano_network import fold_norms
+from textseg.models.nano_network import fold_known_norms
 
 
 class Levels(NamedTuple):
@@ -28,9 +27,7 @@ class Levels(NamedTuple):
 
 def prepare(model: Any) -> None:
     """Make the picture's side of a model that will only be asked quicker: the features stay the same."""
-    trunk = model.vision_encoder.backbone.timm_model
-    if isinstance(trunk, EfficientNetFeatures):  # others may not apply their norms in the order in which they keep them
-        fold_norms(trunk)
+    fold_known_norms(model.vision_encoder.backbone.timm_model)
     model.vision_encoder.to(memory_format=torch.channels_last)
 
 

@@ -20,6 +20,8 @@ from typing import NamedTuple
 import timm
 import torch
 from timm.layers import BatchNormAct2d
+from timm.models import EfficientNet, RegNet
+from timm.models.efficientnet import EfficientNetFeatures
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -132,6 +134,14 @@ def fold_norms(module: nn.Module) -> None:
                 setattr(parent, first_name, fuse_conv_bn_eval(first, second))
                 # timm's norms apply the activation too.
                 setattr(parent, second_name, second.act if isinstance(second, BatchNormAct2d) else nn.Identity())
+
+
+def fold_known_norms(trunk: nn.Module) -> bool:
+    """Fold the norms of a timm trunk whose kind ``fold_norms`` is known to fit; return whether it is one."""
+    known = isinstance(trunk, EfficientNet | EfficientNetFeatures | RegNet)
+    if known:
+        fold_norms(trunk)
+    return known
 
 
 def round_convolutions(module: nn.Module) -> None:

@@ -45,11 +45,19 @@ from textseg.train.loop import (
     seed_everything,
     set_rate,
     start_workers,
-    weight_decay_groups,
 )
 from textseg.train.noun_table import NounTable, exclusive_nouns
 from textseg.train.text_tower import train_text_tower
-from textseg.train.trunk import Pixels, depthwise_in_float32, drop_paths, freeze, rest_norms, start_trunk, trunk_weights
+from textseg.train.trunk import (
+    Pixels,
+    depthwise_in_float32,
+    drop_paths,
+    freeze,
+    rate_groups,
+    rest_norms,
+    start_trunk,
+    trunk_weights,
+)
 from textseg.train.vocab import NanoTokenizer, all_nouns, build_tokenizer, corpus
 from textseg.vocabulary import Vocabulary
 
@@ -213,16 +221,9 @@ def _tokenizer(data: Path, path: Path, resume: bool) -> NanoTokenizer:
 
 def _groups(model: open_clip.CLIP, config: ClipTrainConfig) -> list[dict[str, Any]]:
     """The optimizer's groups: the trunk at a rate of its own, scale and bias faster than all else."""
-    trunk = weight_decay_groups(model.visual.trunk, config.weight_decay)
-    apart = {id(p) for p in model.visual.trunk.parameters()}
     fast = [p for n, p in model.named_parameters() if n in _SCALARS]
-    apart |= {id(p) for p in fast}
-    others = weight_decay_groups(model, config.weight_decay)
-    for group in others:
-        group["params"] = [p for p in group["params"] if id(p) not in apart]
     return [
-        *others,
-        *({**group, "rate_scale": config.trunk_rate} for group in trunk),
+        *rate_groups(model, model.visual.trunk, config.weight_decay, config.trunk_rate, fast),
         {"params": fast, "weight_decay": 0.0, "rate_scale": 5.0},
     ]
 

@@ -26,11 +26,11 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from timm.layers import DropPath
 from torch import Tensor, nn
 from transformers import EdgeTamModel
 
 from textseg.config import read_yaml
+from textseg.models.edgetam_encode import encode
 from textseg.models.text_prompt import TextPrompt, TextPromptConfig
 from textseg.train.clip_model import is_exported
 from textseg.train.loop import (
@@ -44,7 +44,6 @@ from textseg.train.loop import (
     seed_everything,
     set_rate,
     start_workers,
-    weight_decay_groups,
 )
 from textseg.train.sam_data import Batch, PromptMaker, SamBatches, Sources
 from textseg.train.sam_loss import SamLoss, far_weights, sam_loss
@@ -54,14 +53,13 @@ from textseg.train.sam_model import (
     SamShape,
     build_sam,
     decode_prompts,
-    encode_window,
     normalise,
     save_sam,
 )
 from textseg.train.sam_text import PhraseEmbedder
 from textseg.train.sam_val import ValPicture, load_val, validate
 from textseg.train.sam_window import WindowConfig
-from textseg.train.trunk import depthwise_in_float32, drop_paths, freeze, rest_norms, start_trunk
+from textseg.train.trunk import depthwise_in_float32, drop_paths, freeze, rate_groups, rest_norms, start_trunk
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +146,8 @@ class SamTrainer:
             self.model.load_exported(Path(config.start_from))
         elif config.trunk:
             start_trunk(self.model.timm_trunk, config.trunk, config.model.trunk)
-        self.optimizer = torch.optim.AdamW(self._groups(), lr=config.rate, betas=(0.9, 0.98), fused=True)
+        groups = rate_groups(self.model, self.model.timm_trunk, config.decay, config.trunk_rate)
+        self.optimizer = torch.optim.AdamW(groups, lr=config.rate, betas=(0.9, 0.98), fused=True)
         # Only now, so that the optimizer knows all parameters: a resumed run may have another `frozen`.
         self._prepare_trunk()
         self.ema = Ema(self.model, config.ema)
@@ -160,13 +159,10 @@ class SamTrainer:
         """Freeze what is to stay, and make the rest quick and robust to train."""
         trunk, config = self.model.timm_trunk, self.config
         freeze(trunk, config.frozen)
-        drop_paths(trunk, config.drop_path)
+        rest_norms(trunk, ("",))  # the averages of ImageNet say more than those of a batch of a few windows
+        drop_paths(trunk, config.drop_path)  # only now, or they would rest as well
         depthwise_in_float32(trunk)
         trunk.to(memory_format=torch.channels_last)
-        rest_norms(trunk, ("",))  # the averages of ImageNet say more than those of a batch of a few windows
-        for module in trunk.modules():
-            if isinstance(module, DropPath):
-                module.train()
 
     @property
     def share(self) -> float:
@@ -197,7 +193,7 @@ class SamTrainer:
         targets = batch.targets.float() / 255
         far = far_weights(targets, torch.tensor([kind in {"text", "absent"} for kind in batch.kinds]))
         with torch.autocast("cpu", torch.bfloat16):
-            features = encode_window(self.model.sam, normalise(batch.image))
+            features = encode(self.model.sam, normalise(batch.image))
             logits, claimed = decode_prompts(self.model.sam, features, prompts, batch.offset_yx)
         first = sam_loss(logits, claimed, targets, valid, far)
         if self.config.refine_every == 0 or self.step % self.config.refine_every:
@@ -208,17 +204,6 @@ class SamTrainer:
             logits, claimed = decode_prompts(self.model.sam, features, again, batch.offset_yx)
         second = sam_loss(logits, claimed, targets[rows], valid[rows], far[rows])
         return SamLoss(first.mask + second.mask / 3, first.iou + second.iou / 3, first.true_iou)
-
-    def _groups(self) -> list[dict[str, Any]]:
-        """The optimizer's groups: the trunk at a rate of its own."""
-        apart = {id(p) for p in self.model.timm_trunk.parameters()}
-        groups = weight_decay_groups(self.model, self.config.decay)
-        halves = [
-            {**group, "params": [p for p in group["params"] if (id(p) in apart) == trunk], "rate_scale": scale}
-            for group in groups
-            for trunk, scale in ((False, 1.0), (True, self.config.trunk_rate))
-        ]
-        return [half for half in halves if half["params"]]
 
     def prompts(self, batch: Batch) -> PromptTensors:
         """The batch's prompts with phrases and crops turned into tokens."""

@@ -28,7 +28,6 @@ from transformers import (
 )
 
 from textseg.errors import ConfigError
-from textseg.models import edgetam_encode
 from textseg.models.edgetam_encode import Levels
 
 PIXEL_MEAN = (0.5, 0.5, 0.5)
@@ -136,13 +135,7 @@ def _mend(model: EdgeTamModel) -> None:
 
 def normalise(image: Tensor) -> Tensor:
     """uint8 (B, H, W, 3) → float32 (B, 3, H, W) in -1..1, as the published trunk learnt."""
-    pixels = (image.permute(0, 3, 1, 2).float() / 255.0 - PIXEL_MEAN[0]) / PIXEL_STD[0]
-    return pixels.contiguous(memory_format=torch.channels_last)
-
-
-def encode_window(model: EdgeTamModel, pixels: Tensor) -> Levels:
-    """Encode a part of the frame, pixels (B, 3, H, W). The trunk knows no places, so any part will do."""
-    return edgetam_encode.encode(model, pixels)
+    return (image.permute(0, 3, 1, 2).float() / 255.0 - PIXEL_MEAN[0]) / PIXEL_STD[0]
 
 
 def decode_prompts(

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import EdgeTamModel
 
-from textseg.models.edgetam_encode import Levels
+from textseg.models.edgetam_encode import Levels, encode
 from textseg.prior import box_prior
 from textseg.train import sam_prompts as sp
 from textseg.train.data import PhotoSet, Sample
-from textseg.train.sam_model import STRIDE, PromptTensors, SamShape, decode_prompts, encode_window, normalise
+from textseg.train.sam_model import STRIDE, PromptTensors, SamShape, decode_prompts, normalise
 from textseg.train.scenes import SceneComposer, SceneConfig, at_size, load_cutouts
 from textseg.types import Float, UInt8
 
@@ -103,7 +103,7 @@ def validate(
     for picture in pictures:
         framed = _stretched(picture.image_rgb, shape.image_size)
         with torch.autocast("cpu", torch.bfloat16):
-            features = encode_window(model, normalise(torch.from_numpy(framed)[None]))
+            features = encode(model, normalise(torch.from_numpy(framed)[None]))
         features = Levels(*(level.float() for level in features))
         for kind in picture.kinds:
             if kind == "text" and text is None:

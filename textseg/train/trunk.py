@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from textseg.errors import ConfigError, DataError, nearest
 from textseg.models import clip_load
 from textseg.models.nano_network import load_fitting
+from textseg.train.loop import weight_decay_groups
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,25 @@ def _fold_pixels(weights: dict[str, Tensor], pixels: Pixels) -> dict[str, Tensor
         "conv_stem.weight": stem * (shown[1] / learnt[1])[:, None, None],
         "bn1.running_mean": weights["bn1.running_mean"] - offset,
     }
+
+
+def rate_groups(
+    model: nn.Module, trunk: nn.Module, decay: float, trunk_rate: float, apart: Sequence[nn.Parameter] = ()
+) -> list[dict[str, Any]]:
+    """Return an optimizer's groups: of a model's parameters those of its trunk at a rate of their own.
+
+    Args:
+        model: holds the trunk.
+        trunk: its picture trunk.
+        decay: weight decay of matrices and kernels.
+        trunk_rate: the trunk's learning rate, as a share of the others'.
+        apart: parameters that the caller puts into a group himself.
+    """
+    elsewhere = {id(p) for p in (*trunk.parameters(), *apart)}
+    others = weight_decay_groups(model, decay)
+    for group in others:
+        group["params"] = [p for p in group["params"] if id(p) not in elsewhere]
+    return [*others, *({**group, "rate_scale": trunk_rate} for group in weight_decay_groups(trunk, decay))]
 
 
 def freeze(trunk: nn.Module, names: tuple[str, ...]) -> None:
