@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
+from tests.models.tiny_detectors import NANO
 from textseg.errors import WeightsError
 from textseg.language import other_colors
 from textseg.models.nano_boxes import ProposalConfig
@@ -21,22 +20,10 @@ from textseg.models.nano_detector import (
     load_detector,
     save_detector,
 )
-from textseg.models.nano_network import NanoNetwork, NetworkConfig, fold_norms, round_convolutions
+from textseg.models.nano_network import NanoNetwork
 from textseg.protocols import Detector, NamesRegions
 from textseg.types import Float, Image, UInt8
 from textseg.vocabulary import Vocabulary
-
-TINY = NetworkConfig(
-    text_dim=8,
-    width=16,
-    fine_width=8,
-    embed_dim=4,
-    context_width=16,
-    context_layers=1,
-    context_heads=2,
-    box_dim=4,
-    text_hidden=16,
-)
 
 
 class FakeEncoder:
@@ -57,7 +44,7 @@ class FakeEncoder:
 @pytest.fixture(scope="module")
 def network() -> NanoNetwork:
     torch.manual_seed(0)
-    return NanoNetwork(TINY).eval()
+    return NanoNetwork(NANO).eval()
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +139,7 @@ def test_a_part_of_the_phrase_that_fails_fails_the_phrase(network: NanoNetwork) 
 def test_saved_weights_come_back(network: NanoNetwork, tmp_path: Path) -> None:
     save_detector(tmp_path, network, ProposalConfig(image_size=64))
     loaded, config = load_detector(tmp_path)
-    assert loaded.config == TINY and config.image_size == 64
+    assert loaded.config == NANO and config.image_size == 64
     picture_in = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(loaded(picture_in).pixels, network(picture_in).pixels, atol=2e-2, rtol=2e-2)
     assert NanoDetector.load(tmp_path, FakeEncoder(), image_size=96).config.image_size == 96
@@ -227,33 +214,6 @@ def test_another_encoder_is_refused(network: NanoNetwork) -> None:
     encoder.dim = 16
     with pytest.raises(WeightsError, match="width 8"):
         NanoDetector(network, encoder)
-
-
-@pytest.mark.parametrize("backbone", ["tf_efficientnet_lite0", "regnetx_002"])
-def test_folded_norms_change_nothing(backbone: str) -> None:
-    torch.manual_seed(0)
-    network = NanoNetwork(replace(TINY, backbone=backbone)).train()
-    with torch.no_grad():
-        network(torch.randn(4, 3, 64, 64))  # so that the norms' averages are not those of the start
-        expected = network.eval()(torch.ones(1, 3, 64, 64))
-        fold_norms(network)
-        folded = network(torch.ones(1, 3, 64, 64))
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
-    for one, other in zip(folded, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
-
-
-def test_weights_rounded_beforehand_change_nothing_under_autocast() -> None:
-    torch.manual_seed(0)
-    network = NanoNetwork(TINY).eval()
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        expected = network(torch.ones(1, 3, 64, 64))
-        round_convolutions(network)
-        rounded = network(torch.ones(1, 3, 64, 64))
-    assert {m.weight.dtype for m in network.modules() if isinstance(m, nn.Conv2d)} == {torch.bfloat16}
-    assert network.text.codes.weight.dtype == torch.float32
-    for one, other in zip(rounded, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 def test_features_are_float32_however_they_were_computed(detector: NanoDetector) -> None:

@@ -11,7 +11,6 @@ import torch
 from textseg import image as images
 from textseg.errors import ConfigError
 from textseg.models import onednn
-from textseg.models.nano_network import fold_norms
 from textseg.models.nano_refiner import (
     PLANES,
     NanoRefiner,
@@ -22,6 +21,7 @@ from textseg.models.nano_refiner import (
     load_refiner,
     save_refiner,
 )
+from textseg.models.quick_convolutions import fold_norms
 from textseg.types import Float
 
 TINY = RefinerConfig(side=32, widths=(4, 6, 8, 8), blocks=1)

@@ -63,3 +63,14 @@ def test_other_tensors_take_torchs_own_way() -> None:
         assert not onednn.usable(weight)
         onednn.linear(torch.ones(2, 4), weight).sum().backward()  # type: ignore[no-untyped-call]
         assert weight.grad is not None
+
+
+@pytest.mark.parametrize(("able", "wanted", "dtype"), [
+    (True, True, torch.bfloat16), (True, False, torch.float32), (False, True, torch.float32),
+])  # fmt: skip
+def test_autocast_is_for_processors_that_multiply_bfloat16(
+    able: bool, wanted: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onednn, "has_bfloat16", lambda: able)
+    with onednn.autocast(wanted):
+        assert F.linear(torch.ones(2, 4), torch.ones(3, 4)).dtype == dtype

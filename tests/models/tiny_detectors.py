@@ -10,6 +10,7 @@ import torch
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
 
+from textseg.models.nano_network import NetworkConfig
 from textseg.types import Image, Proposals
 
 WORDS = ("a", "cat", "dog", "red", "car", "remote", "the", "left", "lion", "st", "bernard", "photo", "of", "thing")
@@ -26,6 +27,19 @@ ODD_TEXTS = (
     "a, b, c",
     "\x00\t",
 )
+
+NANO = NetworkConfig(
+    text_dim=8,
+    width=16,
+    fine_width=8,
+    embed_dim=4,
+    context_width=16,
+    context_layers=1,
+    context_heads=2,
+    box_dim=4,
+    text_hidden=16,
+)
+"""The nano detector's network."""
 
 
 def picture(height: int, width: int, seed: int = 0) -> Image:

@@ -16,6 +16,7 @@ from torch.nn import functional
 from textseg.errors import ConfigError, nearest
 from textseg.models import clip_load, onednn
 from textseg.models.clip_input import ClipInput
+from textseg.models.clip_text import encode_text
 from textseg.models.hub import torch_dtype
 from textseg.types import Float, UInt8
 from textseg.vocabulary import Vocabulary
@@ -124,7 +125,7 @@ class Clip:
         for start in range(0, len(filled), _TEXT_BATCH):
             ids = self._tokenizer(filled[start : start + _TEXT_BATCH]).to(self._device)
             with torch.inference_mode():
-                parts.append(_normalised(self._model.encode_text(ids)).cpu().numpy())
+                parts.append(_normalised(encode_text(self._model, ids)).cpu().numpy())
         features = np.concatenate(parts).reshape(len(texts), len(self.templates), self.dim)  # (N, templates, dim)
         if len(self.templates) == 1:
             return features[:, 0]
@@ -172,13 +173,12 @@ def load(
     network = clip_load.build_model(source).to(device=device, dtype=precision).requires_grad_(False)
     rounded = False
     if "timm_model_name" in source.model_cfg["vision_cfg"]:
-        from textseg.models.nano_network import fold_known_norms, round_convolutions
+        from textseg.models.quick_convolutions import is_known, quicken
 
-        if fold_known_norms(network.visual.trunk):
+        if is_known(network.visual.trunk):
             # As nano's was trained; it takes half the time.
             rounded = str(device) == "cpu" and precision is torch.float32 and onednn.has_bfloat16()
-            if rounded:
-                round_convolutions(network.visual.trunk)
+            quicken(network.visual.trunk, rounded=rounded)
         network.visual.to(memory_format=torch.channels_last)
     return Clip(
         network,

@@ -22,15 +22,8 @@ from textseg.errors import WeightsError
 from textseg.language import bare_noun, other_colors
 from textseg.models import nano_files, onednn
 from textseg.models.nano_boxes import ProposalConfig, find_boxes
-from textseg.models.nano_network import (
-    PIXEL_STRIDE,
-    Features,
-    NanoNetwork,
-    NetworkConfig,
-    TextCodes,
-    fold_norms,
-    round_convolutions,
-)
+from textseg.models.nano_network import PIXEL_STRIDE, Features, NanoNetwork, NetworkConfig, TextCodes
+from textseg.models.quick_convolutions import quicken
 from textseg.propose import concatenate
 from textseg.protocols import ImageTextEncoder, KnowsNouns
 from textseg.types import Bool, Float, Frame, Image, Int, Proposals, UInt8
@@ -107,10 +100,7 @@ class NanoDetector:
             WeightsError: a file is missing, damaged or does not fit.
         """
         network, config = load_detector(folder)
-        fold_norms(network)
-        network.to(memory_format=torch.channels_last)
-        if onednn.has_bfloat16():
-            round_convolutions(network)
+        quicken(network, rounded=onednn.has_bfloat16())
         if image_size is not None:
             config = ProposalConfig(**{**asdict(config), "image_size": image_size})
         return cls(network, encoder, config)
@@ -119,7 +109,7 @@ class NanoDetector:
     def encode(self, image: Image) -> NanoEncoded:
         """Run the picture through the network."""
         pixels, frame = fit(image.rgb, self.config.image_size)
-        with torch.autocast("cpu", torch.bfloat16, enabled=onednn.has_bfloat16()):  # as it was trained
+        with onednn.autocast():  # as it was trained
             features = self.network(normalise(torch.from_numpy(pixels)[None]))
         return NanoEncoded(Features(*(part.float() for part in features)), frame)
 

@@ -14,17 +14,12 @@ understood) and a light feature pyramid (Lin et al., CVPR 2017) end in three kin
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple
 
 import timm
 import torch
-from timm.layers import BatchNormAct2d
-from timm.models import EfficientNet, RegNet
-from timm.models.efficientnet import EfficientNetFeatures
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 PIXEL_STRIDE = 4
 BOX_STRIDE = 8
@@ -117,42 +112,6 @@ def conv_bn(inputs: int, outputs: int, kernel: int = 3, act: bool = True) -> nn.
         nn.BatchNorm2d(outputs),
     ]
     return nn.Sequential(*layers, nn.ReLU(inplace=True)) if act else nn.Sequential(*layers)
-
-
-def fold_norms(module: nn.Module) -> None:
-    """Fold batch norms into the convolutions that stand before them: one pass less at inference.
-
-    They have to be applied in the order in which they are kept, as in a `Sequential`, in this package's layers and in
-    those of timm's EfficientNets and RegNets.
-    """
-    for parent in module.modules():
-        children = list(parent.named_children())
-        for (first_name, first), (second_name, second) in pairwise(children):
-            if not (isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d)):
-                continue
-            if first.out_channels == second.num_features:
-                setattr(parent, first_name, fuse_conv_bn_eval(first, second))
-                # timm's norms apply the activation too.
-                setattr(parent, second_name, second.act if isinstance(second, BatchNormAct2d) else nn.Identity())
-
-
-def fold_known_norms(trunk: nn.Module) -> bool:
-    """Fold the norms of a timm trunk whose kind ``fold_norms`` is known to fit; return whether it is one."""
-    known = isinstance(trunk, EfficientNet | EfficientNetFeatures | RegNet)
-    if known:
-        fold_norms(trunk)
-    return known
-
-
-def round_convolutions(module: nn.Module) -> None:
-    """Keep the weights of convolutions as bfloat16, for networks that run under autocast.
-
-    It would round them anew at every call, which of a few crops takes as long as a tenth of the call; the results are
-    the same bit by bit. Only for inference, and only where ``onednn.has_bfloat16``.
-    """
-    for part in module.modules():
-        if isinstance(part, nn.Conv2d):
-            part.to(torch.bfloat16)
 
 
 class ContextLayer(nn.Module):

@@ -25,7 +25,8 @@ from textseg import closeup
 from textseg.closeup import cover, cut_level
 from textseg.errors import ConfigError, nearest
 from textseg.models import nano_files, onednn
-from textseg.models.nano_network import conv_bn, fold_norms, round_convolutions
+from textseg.models.nano_network import conv_bn
+from textseg.models.quick_convolutions import quicken
 from textseg.types import Closeups, Float, Image, UInt8
 
 KINDS = ("nano",)
@@ -163,10 +164,8 @@ class NanoRefiner:
     def load(cls, folder: str | Path) -> NanoRefiner:
         """Read the weights in a folder; errors as ``load_refiner`` says."""
         network = load_refiner(folder)
-        fold_norms(network)
-        if onednn.has_bfloat16():
-            round_convolutions(network)
-        return cls(network.to(memory_format=torch.channels_last), "nano-refiner")
+        quicken(network, rounded=onednn.has_bfloat16())
+        return cls(network, "nano-refiner")
 
     def refine(self, image: Image, logits: Float, boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
         """Draw N masks of one picture again.
@@ -196,7 +195,7 @@ class NanoRefiner:
     @torch.inference_mode()
     def _ask(self, planes: Float) -> tuple[Float, Float]:
         batch = torch.from_numpy(planes).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16, enabled=onednn.has_bfloat16()):  # as it was trained
+        with onednn.autocast():  # as it was trained
             refined = self.network(batch)
         return refined.logits.clamp(-LIMIT, LIMIT).numpy(), refined.iou.sigmoid().numpy()
 

@@ -57,6 +57,11 @@ def has_bfloat16() -> bool:
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
+def autocast(enabled: bool = True) -> torch.autocast:
+    """Return autocast to bfloat16 where ``has_bfloat16``, else one that leaves float32: emulated, it is far slower."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=enabled and has_bfloat16())
+
+
 def _found() -> bool:
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False

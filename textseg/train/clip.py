@@ -29,6 +29,7 @@ from torch.nn import functional
 
 from textseg.config import read_yaml
 from textseg.errors import ConfigError
+from textseg.models import onednn
 from textseg.models.clip import load as load_clip
 from textseg.models.clip_load import WEIGHTS_FILE
 from textseg.models.nano_network import load_fitting
@@ -298,7 +299,7 @@ class _Trainer:
         )
         self.model.train()
         rest_norms(self.model.visual.trunk, config.frozen)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with onednn.autocast():
             pictures = self.model.encode_image(normalise(images))
             with torch.set_grad_enabled(not config.freeze_text):
                 texts = encode_short_text(self.model, ids)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from textseg.models.clip_load import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from textseg.models.clip_text import encode_text
 from textseg.models.nano_files import write_whole
 from textseg.train.vocab import NanoTokenizer
 
@@ -67,17 +68,8 @@ def build_nano_clip(model_cfg: dict[str, Any]) -> open_clip.CLIP:
 
 
 def encode_short_text(model: open_clip.CLIP, ids: Tensor) -> Tensor:
-    """What `model.encode_text(ids, normalize=True)` gives, without computing the padding.
-
-    `ids` is (M, L) int64, padded with 0; gives (M, D). The mask is causal, so nothing after the end
-    mark matters.
-    """
-    length = int((ids != 0).sum(dim=1).max())
-    ids = ids[:, :length]
-    x = model.token_embedding(ids) + model.positional_embedding[:length]  # (M, L, W)
-    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
-    x = x[torch.arange(len(x)), ids.argmax(dim=-1)] @ model.text_projection
-    return functional.normalize(x.float(), dim=-1)
+    """What `model.encode_text(ids, normalize=True)` gives, (M, D), without computing the padding of the (M, L) ids."""
+    return functional.normalize(encode_text(model, ids).float(), dim=-1)
 
 
 def normalise(images: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from textseg.config import read_yaml
+from textseg.models import onednn
 from textseg.models.nano_boxes import ProposalConfig
 from textseg.models.nano_detector import load_detector, normalise, save_detector
 from textseg.models.nano_network import Features, NanoNetwork, NetworkConfig, load_fitting
@@ -193,7 +194,7 @@ class Trainer:
         self.network.train()
         images = normalise(batch.images_rgb).contiguous(memory_format=torch.channels_last)
         embeddings = torch.stack([self.bank(texts) for texts in batch.texts])  # (B, T, text_dim)
-        with torch.autocast("cpu", torch.bfloat16):
+        with onednn.autocast():
             features = self.network(images)
             answers = self.network.answer(features, self.network.text(embeddings), config.data.positives)
             names = self._names(features, batch)

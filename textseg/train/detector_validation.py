@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from textseg.models import onednn
 from textseg.models.nano_boxes import ProposalConfig, find_boxes
 from textseg.models.nano_detector import normalise
 from textseg.models.nano_network import Answers, Features, NanoNetwork
@@ -105,7 +106,7 @@ def network_asker(network: NanoNetwork, lookup: TextLookup) -> Asker:
     def ask(image_rgb: NDArray[np.uint8], texts: Sequence[str]) -> Answers:
         if not kept or kept[0][0] is not image_rgb:
             pixels = normalise(torch.from_numpy(image_rgb)[None]).contiguous(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16):
+            with onednn.autocast():
                 kept[:] = [(image_rgb, Features(*(f.float() for f in network(pixels))))]
         return network.answer(kept[0][1], network.text(lookup(texts)[None]))
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from textseg.config import read_yaml
+from textseg.models import onednn
 from textseg.models.nano_network import load_fitting
 from textseg.models.nano_refiner import Refined, RefinerConfig, RefinerNetwork, load_refiner, save_refiner
 from textseg.train import loop
@@ -108,7 +109,7 @@ class RefinerTrainer:
         rate = loop.cosine_rate(self.step, config.steps, peak=config.rate, warmup=config.warmup, floor=config.floor)
         loop.set_rate(self.optimizer, rate)
         self.network.train()
-        with torch.autocast("cpu", torch.bfloat16):
+        with onednn.autocast():
             refined = self.network(batch.planes.contiguous(memory_format=torch.channels_last))
         loss = refiner_loss(refined, batch)
         self.optimizer.zero_grad(set_to_none=True)

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from transformers import EdgeTamModel
 
 from textseg.config import read_yaml
+from textseg.models import onednn
 from textseg.models.edgetam_encode import encode
 from textseg.models.text_prompt import TextPrompt, TextPromptConfig
 from textseg.train.clip_model import is_exported
@@ -192,14 +193,14 @@ class SamTrainer:
         valid = batch.valid[batch.image_index] & ~batch.ignore
         targets = batch.targets.float() / 255
         far = far_weights(targets, torch.tensor([kind in {"text", "absent"} for kind in batch.kinds]))
-        with torch.autocast("cpu", torch.bfloat16):
+        with onednn.autocast():
             features = encode(self.model.sam, normalise(batch.image))
             logits, claimed = decode_prompts(self.model.sam, features, prompts, batch.offset_yx)
         first = sam_loss(logits, claimed, targets, valid, far)
         if self.config.refine_every == 0 or self.step % self.config.refine_every:
             return first
         rows = torch.randperm(len(targets), generator=self.generator)[: max(1, len(targets) // 3)]
-        with torch.autocast("cpu", torch.bfloat16):
+        with onednn.autocast():
             again = with_masks(prompts, rows, logits.detach(), claimed.detach(), valid)
             logits, claimed = decode_prompts(self.model.sam, features, again, batch.offset_yx)
         second = sam_loss(logits, claimed, targets[rows], valid[rows], far[rows])

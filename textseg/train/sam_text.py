@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from textseg.models import onednn
 from textseg.models.clip_load import WEIGHTS_FILE
 from textseg.train import clip_model as nano_clip
 from textseg.types import UInt8
@@ -83,7 +84,7 @@ class PhraseEmbedder:
         size = (self.image_size, self.image_size)
         stack = np.stack([cv2.resize(crop, size, interpolation=cv2.INTER_CUBIC) for crop in crops_rgb])
         pixels = (torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std  # (N, 3, s, s)
-        with torch.autocast("cpu", torch.bfloat16):
+        with onednn.autocast():
             out: Tensor = self.model.encode_image(pixels.contiguous(memory_format=torch.channels_last), normalize=True)
         return out.float()
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import EdgeTamModel
 
+from textseg.models import onednn
 from textseg.models.edgetam_encode import Levels, encode
 from textseg.prior import box_prior
 from textseg.train import sam_prompts as sp
@@ -102,14 +103,14 @@ def validate(
     found: dict[str, list[float]] = defaultdict(list)
     for picture in pictures:
         framed = _stretched(picture.image_rgb, shape.image_size)
-        with torch.autocast("cpu", torch.bfloat16):
+        with onednn.autocast():
             features = encode(model, normalise(torch.from_numpy(framed)[None]))
         features = Levels(*(level.float() for level in features))
         for kind in picture.kinds:
             if kind == "text" and text is None:
                 continue
             prompts = _prompts(picture, kind, shape, text)
-            with torch.autocast("cpu", torch.bfloat16):
+            with onednn.autocast():
                 logits, claimed = decode_prompts(model, features, prompts)
             _score(found, picture, kind, logits, claimed)
     return {key: float(np.mean(values)) for key, values in sorted(found.items())}

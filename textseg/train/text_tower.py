@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from textseg.language import GENERIC_BACKGROUND
+from textseg.models import onednn
 from textseg.train import nouns
 from textseg.train.clip_model import ClipModelConfig, build_nano_clip, encode_short_text
 from textseg.train.colors import COLOR_SYNONYMS, COLORS
@@ -147,7 +148,7 @@ def train_text_tower(
     with progress_bar("nano text tower", steps, 0) as bar:
         for _ in range(steps):
             texts, targets = codes.sample(rng, batch)
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+            with onednn.autocast():
                 embeddings = encode_short_text(model, tokenizer(texts))
             similarity = functional.cosine_similarity(embeddings, targets).mean()
             optimizer.zero_grad(set_to_none=True)
