@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.models.tiny_detectors import NANO
+from tests.models.tiny_detectors import NANO, check_proposals
 from textseg.errors import WeightsError
 from textseg.language import other_colors
 from textseg.models.nano_boxes import ProposalConfig
@@ -218,3 +218,29 @@ def test_another_encoder_is_refused(network: NanoNetwork) -> None:
 
 def test_features_are_float32_however_they_were_computed(detector: NanoDetector) -> None:
     assert {part.dtype for part in detector.encode(picture(40, 60)).features} == {torch.float32}
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (17, 3000), (90, 120)])
+def test_a_second_look_brings_its_large_boxes(network: NanoNetwork, size_hw: tuple[int, int]) -> None:
+    image, prompts = picture(*size_hw), ["a car", "a dog"]
+    one, two = (
+        NanoDetector(network, FakeEncoder(), ProposalConfig(image_size=96, far_size=far, far_share=0.0, nms_iou=1.0))
+        for far in (0, 64)
+    )
+    assert one.encode(image).far is None
+    encoded = two.encode(image)
+    assert encoded.far is not None and max(encoded.far.frame.resized_hw) == 64
+    both = two.detect(encoded, prompts, 0.0)
+    far = NanoDetector(network, FakeEncoder(), ProposalConfig(image_size=64)).detect(encoded.far, prompts, 0.0)
+    near = one.detect(one.encode(image), prompts, 0.0)
+    check_proposals(both, size_hw, 2, 0.0)
+    rows = {tuple(row) for part in (near, far) for row in part.boxes_xyxy.tolist()}
+    assert {tuple(row) for row in both.boxes_xyxy.tolist()} <= rows
+    assert both.scores.max() == max(near.scores.max(), far.scores.max())
+    assert both.mask_logits is not None and near.mask_logits is not None
+    assert both.mask_logits.shape[1:] == near.mask_logits.shape[1:]
+
+
+def test_a_look_from_nearer_is_no_second_look(network: NanoNetwork) -> None:
+    detector = NanoDetector(network, FakeEncoder(), ProposalConfig(image_size=64, far_size=64))
+    assert detector.encode(picture(40, 60)).far is None

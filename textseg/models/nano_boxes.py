@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import batched_nms, box_iou
 
+from textseg import geometry
 from textseg.models.nano_network import Answers
+from textseg.propose import concatenate
+from textseg.types import Proposals
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,8 @@ class ProposalConfig:
 
     Attributes:
         image_size: long side that a picture is scaled to, pixels, a multiple of 32.
+        far_size: the same for a second look, from farther away, for what fills the picture; 0: none is taken.
+        far_share: least share of the picture's area that a box of the second look takes, 0..1.
         per_phrase: most proposals per phrase.
         nms_iou: boxes of one phrase that overlap more than this are one.
         vote_iou: a box is the mean of all places' boxes of its phrase that overlap it at least this much.
@@ -27,6 +33,8 @@ class ProposalConfig:
     """
 
     image_size: int = 320
+    far_size: int = 0
+    far_share: float = 0.36
     per_phrase: int = 20
     nms_iou: float = 0.5
     vote_iou: float = 0.5
@@ -66,6 +74,29 @@ def find_boxes(answers: Answers, config: ProposalConfig, threshold: float) -> Fo
     kept = kept[_first_of_each(phrase[kept], config.per_phrase)]
     found = Found(boxes[kept], top[phrase[kept], rank[kept]], phrase[kept])
     return found._replace(boxes_xyxy=_vote(found, places, scores.flatten(1), config.vote_iou))
+
+
+def join_looks(near: Proposals, far: Proposals, size_hw: tuple[int, int], config: ProposalConfig) -> Proposals:
+    """Return one look's boxes and those of another, from farther away, that are large; best first within a phrase.
+
+    What fills the picture is larger than most things that the network learnt from, and comes apart when it is seen
+    close. Of two boxes that overlap the one of higher score stays.
+
+    Args:
+        near, far: boxes in pixels of the picture, with rough masks of any two resolutions; near's is kept.
+        size_hw: the picture's.
+        config: ``far_share`` and ``nms_iou``.
+    """
+    sides = far.boxes_xyxy[:, 2:] - far.boxes_xyxy[:, :2]
+    far = far[sides.prod(axis=1) >= config.far_share * size_hw[0] * size_hw[1]]
+    if not len(near) or not len(far):
+        return near if len(near) else far
+    if near.mask_logits is not None and far.mask_logits is not None:
+        far = replace(far, mask_logits=geometry.resize_logits(far.mask_logits, near.mask_logits.shape[1:]))
+    both = concatenate([near, far])
+    boxes, scores, phrases = (torch.tensor(part) for part in (both.boxes_xyxy, both.scores, both.phrase_index))
+    kept = batched_nms(boxes, scores, phrases, config.nms_iou).numpy()
+    return both[kept[np.lexsort((-both.scores[kept], both.phrase_index[kept]))]]
 
 
 def _vote(found: Found, places_xyxy: Tensor, scores: Tensor, least_iou: float) -> Tensor:

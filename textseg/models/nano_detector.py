@@ -21,7 +21,7 @@ from torch.nn import functional
 from textseg.errors import WeightsError
 from textseg.language import bare_noun, other_colors
 from textseg.models import nano_files, onednn
-from textseg.models.nano_boxes import ProposalConfig, find_boxes
+from textseg.models.nano_boxes import ProposalConfig, find_boxes, join_looks
 from textseg.models.nano_network import PIXEL_STRIDE, Features, NanoNetwork, NetworkConfig, TextCodes
 from textseg.models.quick_convolutions import quicken
 from textseg.propose import concatenate
@@ -38,10 +38,16 @@ _EXACT = ("text.mean", "text.whiten")
 
 
 class NanoEncoded(NamedTuple):
-    """One picture as the detector keeps it: the network's features and how the picture was scaled."""
+    """One picture as the detector keeps it.
+
+    Attributes:
+        features: the network's; frame: how the picture was scaled for them.
+        far: the same of a second look at a smaller scale; None: there was none.
+    """
 
     features: Features
     frame: Frame
+    far: NanoEncoded | None = None
 
 
 def normalise(images_rgb: Tensor) -> Tensor:
@@ -107,8 +113,14 @@ class NanoDetector:
 
     @torch.inference_mode()
     def encode(self, image: Image) -> NanoEncoded:
-        """Run the picture through the network."""
-        pixels, frame = fit(image.rgb, self.config.image_size)
+        """Run the picture through the network, once a look."""
+        near = self._look(image, self.config.image_size)
+        if not 0 < self.config.far_size < self.config.image_size:
+            return near
+        return near._replace(far=self._look(image, self.config.far_size))
+
+    def _look(self, image: Image, long_side: int) -> NanoEncoded:
+        pixels, frame = fit(image.rgb, long_side)
         with onednn.autocast():  # as it was trained
             features = self.network(normalise(torch.from_numpy(pixels)[None]))
         return NanoEncoded(Features(*(part.float() for part in features)), frame)
@@ -125,7 +137,10 @@ class NanoDetector:
             self._detect_chunk(encoded, prompts[start : start + self.config.chunk], start, threshold)
             for start in range(0, len(prompts), self.config.chunk)
         ]
-        return concatenate(parts)
+        near = concatenate(parts)
+        if encoded.far is None:
+            return near
+        return join_looks(near, self.detect(encoded.far, prompts, threshold), encoded.frame.original_hw, self.config)
 
     @torch.inference_mode()
     def name_regions(

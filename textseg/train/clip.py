@@ -48,6 +48,7 @@ from textseg.train.loop import (
     start_workers,
 )
 from textseg.train.noun_table import NounTable, exclusive_nouns
+from textseg.train.other_words import also_called
 from textseg.train.text_tower import train_text_tower
 from textseg.train.trunk import (
     Pixels,
@@ -353,7 +354,8 @@ def write_vocabulary(data: str | Path, package: str | Path) -> None:
     """Put the nouns of the training pictures, embedded, into a package: what the ranking contrasts a phrase with."""
     names, kin = exclusive_nouns(data)
     clip = load_clip(package)
-    Vocabulary(tuple(names), kin, clip.encode_text([entry[0] for entry in names])).save(package)
+    called = tuple(also_called(entry) for entry in names)
+    Vocabulary(called, kin, clip.encode_text([entry[0] for entry in names])).save(package)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from textseg.train import nouns
 from textseg.train.colors import COLOR_SYNONYMS, COLORS
 from textseg.train.data import BOX_CLASSES, FOLDERS, caltech_nouns
+from textseg.train.other_words import normalizer_steps
 from textseg.train.phrases import TEMPLATES
 
 CONTEXT_LENGTH = 16
@@ -36,7 +37,7 @@ leather street road sky grass water beach snow wall floor building tree flower p
 def build_tokenizer(texts: Iterable[str], vocab_size: int = VOCAB_SIZE) -> Tokenizer:
     """Train a lower-casing byte-level BPE of at most `vocab_size` ids; any text encodes."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), normalizers.Strip()])
+    tokenizer.normalizer = normalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -52,6 +53,12 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int = VOCAB_SIZE) -> Token
         special_tokens=[(t, tokenizer.token_to_id(t)) for t in (START, END)],
     )
     return tokenizer
+
+
+def normalizer() -> normalizers.Normalizer:
+    """Return what happens to a text first: one form of each letter, lower case, the labels' words (``other_words``)."""
+    plain = [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Strip()]
+    return normalizers.Sequence([*plain, *normalizer_steps()])
 
 
 class NanoTokenizer:
