@@ -154,11 +154,13 @@ def test_a_thing_of_one_colour_is_of_no_other() -> None:
     assert language.other_colors("a grey cat") == language.other_colors("a gray cat")
     assert "a gray cat" not in language.other_colors("a grey cat")
     assert "a red orange" in language.other_colors("a green orange")
+    assert language.said_color("the Red car") == "red" and language.said_color("a grey cat") == "gray"
 
 
 @pytest.mark.parametrize("prompt", ["a car", "orange", "the orange", "redwood tree"])
 def test_where_no_colour_is_said_there_is_no_other(prompt: str) -> None:
     assert language.other_colors(prompt) == ()
+    assert language.said_color(prompt) is None
 
 
 def test_contrast_phrases_are_valid() -> None:

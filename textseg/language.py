@@ -141,18 +141,32 @@ def bare_noun(prompt: str) -> str | None:
     return None if noun == without_article(prompt) else noun
 
 
+def said_color(prompt: str) -> str | None:
+    """Return the basic colour that is said of something, None where none is: "orange" alone is the fruit."""
+    found = _color_place(prompt)
+    return None if found is None else found[1]
+
+
 def other_colors(prompt: str) -> tuple[str, ...]:
     """Return the prompt with each other colour in place of its own: what "the red car" is not.
 
-    There are none where no colour is said of something; "orange" alone is the fruit.
+    There are none where no colour is said of something.
     """
-    words = prompt.split()
-    for i, word in enumerate(words[:-1]):
+    found = _color_place(prompt)
+    if found is None:
+        return ()
+    words, (i, own) = prompt.split(), found
+    others = [color for color in COLORS if color not in (own, "grey")]
+    return tuple(" ".join([*words[:i], color, *words[i + 1 :]]) for color in others)
+
+
+def _color_place(prompt: str) -> tuple[int, str] | None:
+    """Return which word of a prompt is a colour that something has, and which basic colour it is."""
+    for i, word in enumerate(prompt.split()[:-1]):
         own = word.casefold().replace("grey", "gray")
         if own in COLORS:
-            others = [color for color in COLORS if color not in (own, "grey")]
-            return tuple(" ".join([*words[:i], color, *words[i + 1 :]]) for color in others)
-    return ()
+            return i, own
+    return None
 
 
 def _drop_leading(words: list[str], unwanted: set[str]) -> list[str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from textseg import closeup, geometry
+from textseg.color_part import color_part
 from textseg.crops import MEAN_RGB, masked_crops
 from textseg.errors import ConfigError, nearest
 from textseg.language import other_colors
@@ -24,7 +25,7 @@ from textseg.vocabulary import SYNONYM_SIMILARITY
 
 RegionNamer = Callable[[Bool, Sequence[str], Int], Float | None]
 
-PARTS = ("detector", "region", "sam_iou", "stability", "closeup", "clip", "agreement")
+PARTS = ("detector", "region", "sam_iou", "stability", "closeup", "clip", "agreement", "color")
 LOG_ODDS_LIMIT = 5.0
 
 
@@ -71,6 +72,7 @@ class RankConfig:
             "closeup": 0.0,
             "clip": 0.3,
             "agreement": 0.3,
+            "color": 0.0,
         }
     )
     missing: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.5))
@@ -173,6 +175,7 @@ def score(
         "clip": np.full(p * c, np.nan, np.float32),
         "closeup": _closeup(candidates),
         "agreement": _agreement(masks, proposals, proposal_index, image.size_hw),
+        "color": color_part(image.levels, query.prompts, masks, phrase_index),
     }
     areas = masks.mean(axis=(1, 2), dtype=np.float32)
     spoken = p > 0 and any(phrase.prompt for phrase in query.phrases)

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
+from textseg.colors import name_color
 from textseg.crops import MEAN_RGB
 from textseg.errors import ConfigError
 from textseg.geometry import mask_iou
@@ -29,7 +30,6 @@ from textseg.train.clip_data import (
     rough_mask,
 )
 from textseg.train.clip_model import ClipModelConfig, build_nano_clip, encode_short_text, export
-from textseg.train.colors import name_color
 from textseg.train.data import LabelledObject
 from textseg.train.loop import Ema, cosine_rate, load_checkpoint, save_checkpoint
 from textseg.train.noun_table import BACKGROUND, NounTable

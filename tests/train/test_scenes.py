@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from textseg.train.colors import COLORS, name_color
+from textseg.colors import COLORS, name_color
 from textseg.train.data import LabelledObject, Sample
 from textseg.train.scenes import Cutout, Part, SceneComposer, SceneConfig, load_cutouts, photo_cutouts
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from textseg.colors import COLORS
 from textseg.evaluate.pages import SEED, Ask, Material, Page, ask
 from textseg.train import nouns
-from textseg.train.colors import COLORS
 from textseg.train.data import Sample
 from textseg.train.scenes import SceneConfig
 

@@ -50,6 +50,19 @@ class NanoEncoded(NamedTuple):
     far: NanoEncoded | None = None
 
 
+class _Asked(NamedTuple):
+    """What a picture is asked for.
+
+    Attributes:
+        codes: of T phrases; nouns: of the bare nouns of those that say how a thing looks, None where none does.
+        described: int64, which of the phrases those are.
+    """
+
+    codes: TextCodes
+    nouns: TextCodes | None
+    described: Tensor
+
+
 def normalise(images_rgb: Tensor) -> Tensor:
     """Map uint8 (B, H, W, 3) pictures to the network's float32 (B, 3, H, W), channels last in memory."""
     mean, std = torch.tensor(_MEAN), torch.tensor(_STD)
@@ -133,14 +146,14 @@ class NanoDetector:
         outside a slightly grown box they are strongly negative. Boxes are of the whole phrase; how far the thing
         reaches is asked of its noun as well, for the wheels of a red car are black.
         """
-        parts = [
-            self._detect_chunk(encoded, prompts[start : start + self.config.chunk], start, threshold)
-            for start in range(0, len(prompts), self.config.chunk)
-        ]
-        near = concatenate(parts)
-        if encoded.far is None:
-            return near
-        return join_looks(near, self.detect(encoded.far, prompts, threshold), encoded.frame.original_hw, self.config)
+        looks = [encoded] if encoded.far is None else [encoded, encoded.far]
+        parts: list[list[Proposals]] = [[] for _ in looks]
+        for start in range(0, len(prompts), self.config.chunk):
+            asked = self._asked(prompts[start : start + self.config.chunk])
+            for look, found in zip(looks, parts, strict=True):
+                found.append(self._detect_chunk(look, asked, start, threshold))
+        near, *far = map(concatenate, parts)
+        return join_looks(near, far[0], encoded.frame.original_hw, self.config) if far else near
 
     @torch.inference_mode()
     def name_regions(
@@ -172,6 +185,11 @@ class NanoDetector:
             odds[of] = (own[i, of] + (own[i, of] - rivals.max(axis=0, initial=_OUTSIDE))) / 4
         return np.asarray(1 / (1 + np.exp(-odds)), np.float32)
 
+    def _asked(self, prompts: Sequence[str]) -> _Asked:
+        bare = {i: noun for i, prompt in enumerate(prompts) if (noun := bare_noun(prompt)) is not None}
+        nouns = self._codes(list(bare.values())) if bare else None
+        return _Asked(self._codes(prompts), nouns, torch.tensor(list(bare), dtype=torch.int64))
+
     def _codes(self, prompts: Sequence[str]) -> TextCodes:
         return self._coded(self.encoder.encode_text(list(prompts)))
 
@@ -179,8 +197,8 @@ class NanoDetector:
         codes: TextCodes = self.network.text(torch.from_numpy(np.array(embeddings, np.float32))[None])  # (1, T, …)
         return codes
 
-    def _detect_chunk(self, encoded: NanoEncoded, prompts: Sequence[str], start: int, threshold: float) -> Proposals:
-        answers = self.network.answer(encoded.features, self._codes(prompts))
+    def _detect_chunk(self, encoded: NanoEncoded, asked: _Asked, start: int, threshold: float) -> Proposals:
+        answers = self.network.answer(encoded.features, asked.codes)
         found = find_boxes(answers, self.config, threshold)
         if not len(found.scores):
             return Proposals.empty()
@@ -188,7 +206,7 @@ class NanoDetector:
         (height, width), (scale_x, scale_y) = frame.original_hw, frame.scale_xy
         boxes = (found.boxes_xyxy / torch.tensor([scale_x, scale_y] * 2)).numpy()
         boxes = _at_least_a_pixel(np.clip(boxes, 0, np.array([width, height] * 2, np.float32)), width, height)
-        maps = _unpadded(self._extents(encoded, prompts, answers.maps[0]), frame)[found.phrase_index].numpy()
+        maps = _unpadded(self._extents(encoded, asked, answers.maps[0]), frame)[found.phrase_index].numpy()
         return Proposals(
             boxes,
             found.scores.clamp(0, 1).numpy(),
@@ -197,13 +215,11 @@ class NanoDetector:
             _limited(maps, boxes, frame.original_hw, self.config.grow),
         )
 
-    def _extents(self, encoded: NanoEncoded, prompts: Sequence[str], maps: Tensor) -> Tensor:
+    def _extents(self, encoded: NanoEncoded, asked: _Asked, maps: Tensor) -> Tensor:
         """Return (T, h, w): the phrases' maps; where one says how its thing looks, the mean with its noun's map."""
-        bare = {i: noun for i, prompt in enumerate(prompts) if (noun := bare_noun(prompt)) is not None}
-        if not bare:
+        if asked.nouns is None:
             return maps
-        rows = torch.tensor(list(bare))
-        of_nouns = self.network.match_pixels(encoded.features, self._codes(list(bare.values())))[0]
+        rows, of_nouns = asked.described, self.network.match_pixels(encoded.features, asked.nouns)[0]
         return maps.index_copy(0, rows, (maps[rows] + of_nouns) / 2)
 
 

@@ -15,14 +15,15 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from textseg import closeup
+from textseg.colors import COLORS
 from textseg.crops import MEAN_RGB, masked_crop
 from textseg.train import pseudo_masks
 from textseg.train import sam_prompts as sp
-from textseg.train.colors import COLORS, recolor
 from textseg.train.data import COLORLESS, VEHICLE_SETS, LabelledObject, PhotoSet
 from textseg.train.loop import worker_generator
 from textseg.train.noun_table import ANY_THING, BACKGROUND, NounTable
 from textseg.train.phrases import phrase
+from textseg.train.recolor import recolor
 from textseg.train.scenes import SceneComposer, SceneConfig, load_cutouts, photo_cutouts
 from textseg.train.vocab import NanoTokenizer
 

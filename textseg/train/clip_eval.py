@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from textseg.colors import COLORS
 from textseg.train.clip_data import Crop, cut_crop
-from textseg.train.colors import COLORS
 from textseg.train.data import BOX_CLASSES, PhotoSet, Sample
 from textseg.train.scenes import SceneComposer, SceneConfig, load_cutouts
 

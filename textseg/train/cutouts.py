@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from textseg.colors import name_color
 from textseg.train import nouns
-from textseg.train.colors import name_color
 from textseg.train.data import COLORLESS, VEHICLE_SETS, LabelledObject, Sample, mask_box
 
 logger = logging.getLogger(__name__)

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from textseg import geometry
+from textseg.colors import name_color
 from textseg.errors import DataError
 from textseg.train import nouns
-from textseg.train.colors import name_color
 
 logger = logging.getLogger(__name__)
 

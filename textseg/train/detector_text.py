@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from textseg.colors import COLORS
 from textseg.models.nano_network import TextProjection
-from textseg.train.colors import COLORS
 
 logger = logging.getLogger(__name__)
 

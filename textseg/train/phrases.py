@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from textseg.colors import COLOR_SYNONYMS, COLORS
 from textseg.train import nouns
-from textseg.train.colors import COLOR_SYNONYMS, COLORS
 from textseg.train.data import BOX_CLASSES, Sample
 
 TEMPLATES: tuple[str, ...] = (

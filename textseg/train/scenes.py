@@ -14,10 +14,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from textseg.colors import COLORS
 from textseg.train import nouns
-from textseg.train.colors import COLORS, recolor
 from textseg.train.cutouts import Cutout, Part, load_cutouts, photo_cutouts
 from textseg.train.data import LabelledObject, Sample, mask_box
+from textseg.train.recolor import recolor
 
 __all__ = ["Cutout", "Part", "SceneComposer", "SceneConfig", "at_size", "load_cutouts", "photo_cutouts"]
 

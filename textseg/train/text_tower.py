@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from textseg.colors import COLOR_SYNONYMS, COLORS
 from textseg.language import GENERIC_BACKGROUND
 from textseg.models import onednn
 from textseg.train import nouns
 from textseg.train.clip_model import ClipModelConfig, build_nano_clip, encode_short_text
-from textseg.train.colors import COLOR_SYNONYMS, COLORS
 from textseg.train.loop import load_checkpoint, progress_bar, save_checkpoint
 from textseg.train.phrases import phrase
 from textseg.train.vocab import NanoTokenizer, all_nouns

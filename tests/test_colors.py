@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from textseg.train.colors import COLOR_SYNONYMS, COLORS, color_shares, name_color, recolor
+from textseg.colors import COLOR_SYNONYMS, COLORS, color_shares, name_color
+from textseg.train.recolor import recolor
 
 PLAIN = {
     "black": (12, 12, 14),

@@ -1,0 +1,54 @@
+"""The score part ``color``: what is said of a thing's colour, measured on the pixels of its mask.
+
+A detector and a CLIP know colours by what they were shown; which of two cars is the red one, the pixels say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from textseg.colors import COLORS, classify_pixels
+from textseg.language import said_color
+from textseg.matmul import matmul
+from textseg.types import Bool, Float, Int, UInt8
+
+_LEAST_PIXELS = 8
+"""Of the mask as the segmenter drew it: of fewer nothing is said."""
+
+_FLOOR = 0.02
+"""Added to either share, so that neither is ever nothing beside the other."""
+
+
+def color_part(levels: Sequence[UInt8], prompts: Sequence[str], masks: Bool, phrase_index: Int) -> Float:
+    """Return float32 (M,): the asked colour's share of a mask against that of the colour that most else of it has.
+
+    Windows and wheels of a red car are black and gray: what counts is that nothing but these competes with the red.
+    NaN where the phrase names no colour, and for masks of a few pixels.
+
+    Args:
+        levels: the picture, uint8 (H, W, 3), then smaller versions of it (``Image.levels``).
+        prompts: the phrases.
+        masks: bool (M, h, w), over the whole picture.
+        phrase_index: int64 (M,), the phrase of each.
+    """
+    out = np.full(len(masks), np.nan, np.float32)
+    asked = {i: color for i, prompt in enumerate(prompts) if (color := said_color(prompt)) is not None}
+    rows = np.flatnonzero(np.isin(phrase_index, list(asked)))
+    if not len(rows):
+        return out
+    h, w = masks.shape[1:]
+    enough = [level for level in levels if level.shape[0] >= h and level.shape[1] >= w]
+    small = np.asarray(cv2.resize(enough[-1] if enough else levels[0], (w, h), interpolation=cv2.INTER_AREA), np.uint8)
+    has = np.eye(len(COLORS), dtype=np.float32)[classify_pixels(small.reshape(-1, 3))]  # (h w, colours)
+    inside = masks[rows].reshape(len(rows), -1).astype(np.float32)
+    pixels = inside.sum(axis=1)
+    shares = matmul(inside, has) / np.maximum(pixels, 1)[:, None]  # (rows, colours)
+    place = np.arange(len(rows)), np.array([COLORS.index(asked[i]) for i in phrase_index[rows].tolist()])
+    own = shares[place]
+    shares[place] = 0
+    against = shares.max(axis=1)
+    out[rows] = np.where(pixels < _LEAST_PIXELS, np.nan, (own + _FLOOR) / (own + against + 2 * _FLOOR))
+    return out
