@@ -27,6 +27,7 @@ def machine_info() -> dict[str, Any]:
             continue
     return {
         "processor": _processor(),
+        "vectors": _vectors(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": _memory_gib(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -41,7 +42,8 @@ def machine_line() -> str:
     info = machine_info()
     torch = info["libraries"].get("torch", "none")
     memory = f", {info['memory_gib']} GiB" if info["memory_gib"] else ""
-    return f"{info['processor']}, {info['cores']} cores{memory}, Python {info['python']}, torch {torch}"
+    cores = f"{info['processor']} ({info['vectors']}), {info['cores']} cores"
+    return f"{cores}{memory}, Python {info['python']}, torch {torch}"
 
 
 def weights_hashes(preset: Preset) -> dict[str, str]:
@@ -71,6 +73,15 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def _vectors() -> str:
+    """Return what torch's products are made with, for two processors of one name may differ by it: "AVX2" …"""
+    import torch
+
+    able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    kind = torch.backends.cpu.get_cpu_capability()
+    return f"{kind} with bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") else kind
 
 
 def _memory_gib() -> float | None:
