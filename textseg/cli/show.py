@@ -47,7 +47,7 @@ def result(answer: Result) -> None:
 def _table(answer: Result) -> Table:
     from textseg import describe
 
-    parts = list(answer.parts)
+    parts = [name for name, values in answer.parts.items() if not all(map(math.isnan, values))]
     table = simple_table("phrase", right=["score", *parts, "box", "area"])
     pixels = math.prod(answer.image.size_hw)
     for k, label in enumerate(answer.labels):
@@ -67,7 +67,7 @@ def simple_table(*left: str, right: list[str] | None = None) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in left:
         table.add_column(name, overflow="fold")
     for name in right or []:
