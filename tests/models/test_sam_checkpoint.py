@@ -70,11 +70,14 @@ def test_answers_are_those_of_segment_anything(what: str, size: tuple[int, int])
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(("multimask", "rounds", "atol"), [(True, 1, 1e-3), (True, 2, 5e-3), (False, 2, 5e-3)])
+@pytest.mark.parametrize(("multimask", "rounds", "atol"), [(True, 1, 3e-3), (True, 2, 5e-3), (False, 2, 5e-3)])
 def test_rounds_of_refinement_are_those_of_segment_anything(
     multimask: bool, rounds: int, atol: float, size: tuple[int, int]
 ) -> None:
-    """Each round passes the rounding of the one before through the mask's convolutions, which enlarge it."""
+    """Each round passes the rounding of the one before through the mask's convolutions, which enlarge it.
+
+    How much is rounded differs from processor to processor.
+    """
     reference, ours = pair(40)
     predictor = SamPredictor(reference)
     picture = image.read(blobs(*size))
