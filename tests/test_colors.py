@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from textseg.colors import COLOR_SYNONYMS, COLORS, color_shares, name_color
+from textseg.colors import COLOR_SYNONYMS, color_shares, name_color
+from textseg.language import COLORS
 from textseg.train.recolor import recolor
 
 PLAIN = {

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from textseg.colors import COLORS, classify_pixels
-from textseg.language import said_color
+from textseg.colors import classify_pixels
+from textseg.language import COLORS, said_color
 from textseg.matmul import matmul
 from textseg.types import Bool, Float, Int, UInt8
 

@@ -1,7 +1,4 @@
-"""Eleven basic colour words, and which of them pixels have.
-
-The words are Berlin and Kay's basic colour terms (1969).
-"""
+"""Which of the basic colour words pixels have."""
 
 from __future__ import annotations
 
@@ -9,20 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-COLORS: tuple[str, ...] = (
-    "black",
-    "white",
-    "gray",
-    "red",
-    "green",
-    "blue",
-    "yellow",
-    "orange",
-    "brown",
-    "pink",
-    "purple",
-)
-"""Every value that a colour may take in this package."""
+from textseg.language import COLORS
 
 COLOR_SYNONYMS: dict[str, str] = {"grey": "gray", "silver": "gray", "violet": "purple"}
 """Other words a caller may type, each with the basic term it stands for."""

@@ -33,14 +33,14 @@ GENERIC_BACKGROUND: tuple[str, ...] = (
 """Phrases that fit almost any crop: the ranking contrasts a phrase with them to tell "not there"."""
 
 COLORS: tuple[str, ...] = (
-    "black", "white", "gray", "grey", "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown",
+    "black", "white", "gray", "red", "green", "blue", "yellow", "orange", "brown", "pink", "purple",
 )  # fmt: skip
-"""The eleven basic colour terms of English (gray in both spellings)."""
+"""The eleven basic colour terms of English (Berlin and Kay, 1969): every value that a colour may take here."""
 
 _ARTICLES = {"a", "an", "the", "this", "that", "these", "those", "any", "some", "my", "your", "his", "her", "its"}
 _LOOKS = {
-    *COLORS, "dark", "light", "bright", "pale", "colored", "coloured", "big", "large", "small", "little", "tiny",
-    "huge", "tall", "short", "long", "old", "new", "young", "left", "right", "upper", "lower", "top", "bottom",
+    *COLORS, "grey", "dark", "light", "bright", "pale", "colored", "coloured", "big", "large", "small", "little",
+    "tiny", "huge", "tall", "short", "long", "old", "new", "young", "left", "right", "upper", "lower", "top", "bottom",
     "nearest", "farthest", "first", "second", "third", "last", "other", "left-hand", "right-hand",
 }  # fmt: skip
 _NEGATIVE = re.compile(r"[,;]?\s*\bnot:", re.IGNORECASE)
@@ -156,7 +156,7 @@ def other_colors(prompt: str) -> tuple[str, ...]:
     if found is None:
         return ()
     words, (i, own) = prompt.split(), found
-    others = [color for color in COLORS if color not in (own, "grey")]
+    others = [color for color in COLORS if color != own]
     return tuple(" ".join([*words[:i], color, *words[i + 1 :]]) for color in others)
 
 

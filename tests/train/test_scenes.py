@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from textseg.colors import COLORS, name_color
+from textseg.colors import name_color
+from textseg.language import COLORS
 from textseg.train.data import LabelledObject, Sample
 from textseg.train.scenes import Cutout, Part, SceneComposer, SceneConfig, load_cutouts, photo_cutouts
 

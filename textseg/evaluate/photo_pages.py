@@ -8,9 +8,9 @@ from itertools import islice
 
 import numpy as np
 
-from textseg.colors import COLORS
 from textseg.evaluate.pages import SEED, Ask, Material, Page, ask, boxes, limited
 from textseg.evaluate.scene_pages import absent_nouns
+from textseg.language import COLORS
 from textseg.train.data import LabelledObject, Sample
 from textseg.types import Float, UInt8
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from textseg.colors import COLORS
 from textseg.evaluate.pages import SEED, Ask, Material, Page, ask
+from textseg.language import COLORS
 from textseg.train import nouns
 from textseg.train.data import Sample
 from textseg.train.scenes import SceneConfig

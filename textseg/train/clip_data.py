@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from textseg import closeup
-from textseg.colors import COLORS
 from textseg.crops import MEAN_RGB, masked_crop
+from textseg.language import COLORS
 from textseg.train import pseudo_masks
 from textseg.train import sam_prompts as sp
 from textseg.train.data import COLORLESS, VEHICLE_SETS, LabelledObject, PhotoSet

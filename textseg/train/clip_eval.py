@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textseg.colors import COLORS
+from textseg.language import COLORS
 from textseg.train.clip_data import Crop, cut_crop
 from textseg.train.data import BOX_CLASSES, PhotoSet, Sample
 from textseg.train.scenes import SceneComposer, SceneConfig, load_cutouts

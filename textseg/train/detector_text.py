@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textseg.colors import COLORS
+from textseg.language import COLORS
 from textseg.models.nano_network import TextProjection
 
 logger = logging.getLogger(__name__)

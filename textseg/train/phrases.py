@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from textseg.colors import COLOR_SYNONYMS, COLORS
+from textseg.colors import COLOR_SYNONYMS
+from textseg.language import COLORS
 from textseg.train import nouns
 from textseg.train.data import BOX_CLASSES, Sample
 

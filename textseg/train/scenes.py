@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from textseg.colors import COLORS
+from textseg.language import COLORS
 from textseg.train import nouns
 from textseg.train.cutouts import Cutout, Part, load_cutouts, photo_cutouts
 from textseg.train.data import LabelledObject, Sample, mask_box

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from textseg.colors import COLOR_SYNONYMS, COLORS
-from textseg.language import GENERIC_BACKGROUND
+from textseg.colors import COLOR_SYNONYMS
+from textseg.language import COLORS, GENERIC_BACKGROUND
 from textseg.models import onednn
 from textseg.train import nouns
 from textseg.train.clip_model import ClipModelConfig, build_nano_clip, encode_short_text

@@ -15,7 +15,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 
-from textseg.colors import COLOR_SYNONYMS, COLORS
+from textseg.colors import COLOR_SYNONYMS
+from textseg.language import COLORS
 from textseg.train import nouns
 from textseg.train.data import BOX_CLASSES, FOLDERS, caltech_nouns
 from textseg.train.other_words import normalizer_steps
