@@ -76,6 +76,17 @@ def test_a_window_moves_by_shares_of_its_side() -> None:
     np.testing.assert_allclose(closeup.window_around(box, 1.5, 8.0, (0.1, -0.2)), [5 + 3, 10 - 6, 30])
 
 
+def test_logits_move_from_one_window_to_another() -> None:
+    near = np.full((20, 20), -5, np.float32)
+    near[5:10, 5:15] = 5  # in a window of 40 pixels at (100, 50): rows 60..70, columns 110..130
+    moved = closeup.regrid(near, np.array([100, 50, 40], np.float32), np.array([90, 40, 80], np.float32), 80, -8.0)
+    ys, xs = np.nonzero(moved > 0)
+    assert (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1) == (20, 20, 40, 30)
+    assert (moved[:8] == -8).all()
+    same = closeup.regrid(near, np.array([3, 4, 5], np.float32), np.array([3, 4, 5], np.float32), 20, -8.0)
+    np.testing.assert_allclose(same, near)
+
+
 def test_hints_of_zeros_are_none() -> None:
     told = np.stack([np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32)])
     first, second = closeup.each_hint(told, 2)

@@ -12,7 +12,7 @@ from tests.fakes import RED_BOX, fake_pipeline, scene
 from textseg import closeup
 from textseg.errors import ConfigError
 from textseg.prompt import user_prompts
-from textseg.redraw import RedrawConfig, redraw
+from textseg.redraw import Both, RedrawConfig, redraw
 from textseg.types import Candidates, Closeups, Float, Frame, Image, Proposals
 
 
@@ -55,6 +55,34 @@ def drawn(proposals: Proposals, candidates: Candidates, config: RedrawConfig) ->
 def chosen(candidates: Candidates) -> list[bool]:
     """Return for each prompt whether a mask of it was drawn again."""
     return (candidates.closeup_index >= 0).any(axis=1).tolist()
+
+
+class Wide(Stamp):
+    """Fills its whole window, twice as wide as the other's, and is less sure."""
+
+    def refine(self, image: Image, logits: Float, boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
+        self.asked.append(len(logits))
+        windows = closeup.windows_around(boxes_xyxy, 4.0, 4.0)
+        return Closeups(windows, np.full((len(logits), 4, 4), 4, np.float32), np.full(len(logits), 0.5, np.float32))
+
+
+def test_two_refiners_give_the_mean_of_their_drawings() -> None:
+    image = fake_pipeline().open(scene((40, 40), {})).image
+    rough, boxes = np.zeros((2, 8, 8), np.float32), np.array([[10, 10, 30, 30], [4, 4, 12, 12]], np.float32)
+    one, both = Stamp().refine(image, rough, boxes), Both(Stamp(), Wide()).refine(image, rough, boxes)
+    np.testing.assert_array_equal(both.windows, one.windows)
+    np.testing.assert_allclose(both.logits, (one.logits + 4) / 2)
+    np.testing.assert_allclose(both.predicted_iou, 0.6)
+
+
+def test_the_callers_box_may_be_drawn_by_both_refiners() -> None:
+    mine, phrases = Stamp(), Stamp()
+    pipeline = fake_pipeline(refiner=phrases, own_refiner=mine)
+    config = replace(pipeline.config, redraw=RedrawConfig(own_both=True))
+    pipeline.with_config(config).open(scene()).segment(box=RED_BOX)
+    assert mine.asked == phrases.asked == [1]
+    pipeline.with_config(config)(scene(), "the red box")
+    assert mine.asked == [1]
 
 
 def test_the_callers_box_has_a_refiner_of_its_own() -> None:

@@ -61,7 +61,7 @@ def load(
     where: dict[str, Any] = {"device": pick_device(device or settings.device), "dtype": dtype or settings.dtype}
     if where["dtype"] not in DTYPES:
         raise ConfigError(f"dtype: got {where['dtype']!r}, expected one of {', '.join(DTYPES)}")
-    from textseg.models import clip, detector, nano_refiner, sam, text_prompt
+    from textseg.models import clip, detector, refiner, sam, text_prompt
 
     asked = {} if dtype is None else {"dtype": dtype}
 
@@ -73,7 +73,7 @@ def load(
     finder = None if settings.detector is None else detector.load(**run(settings.detector), text_encoder=encoder)
     token = None if settings.text_prompt is None else text_prompt.TextPrompt.load(resolve(settings.text_prompt.model))
     drawers = {
-        role: nano_refiner.load(**_arguments(model))
+        role: refiner.load(**_arguments(model))
         for role in ("refiner", "own_refiner")
         if (model := getattr(settings, role)) is not None
     }

@@ -149,6 +149,14 @@ def look(logits: Float, window: Float, size_hw: tuple[int, int], size: int, outs
     return np.asarray(resample(logits, corner, step, (size, size), outside), np.float32)
 
 
+def regrid(near: Float, window: Float, other: Float, size: int, outside: float) -> Float:
+    """Return float32 (size, size): what (s, s) logits of a window say in another one."""
+    (x, y, side), (other_x, other_y, other_side) = (tuple(float(v) for v in one) for one in (window, other))
+    per = len(near) / side
+    corner, step = ((other_x - x) * per, (other_y - y) * per), other_side * per / size
+    return np.asarray(resample(near, corner, (step, step), (size, size), outside), np.float32)
+
+
 def paste(near: Float, window: Float, size_hw: tuple[int, int], out_hw: tuple[int, int], outside: float) -> Float:
     """Return float32 (h, w) logits over a whole picture of ``size_hw`` pixels from those (s, s) of a window."""
     x, y, side = (float(v) for v in window)

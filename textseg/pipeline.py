@@ -25,7 +25,7 @@ from textseg.prompt import PromptConfig, build_prompts, text_tokens, user_prompt
 from textseg.propose import ProposeConfig, propose, user_proposals
 from textseg.protocols import ROLES, Detector, ImageTextEncoder, MaskRefiner, NamesRegions, Segmenter, TextPrompt
 from textseg.rank import RankConfig, score
-from textseg.redraw import RedrawConfig, redraw
+from textseg.redraw import Both, RedrawConfig, redraw
 from textseg.result import Result
 from textseg.segment import SegmentConfig, segment
 from textseg.types import Bool, Float, Image, Int, Phrase, Prompts, Proposals, Query
@@ -120,7 +120,10 @@ class Pipeline:
 
     def refiner_for(self, *, bounded: bool) -> MaskRefiner | None:
         """Return who draws again what is asked for, ``bounded`` by a box or rough mask of the caller's or not."""
-        return (self.own_refiner if bounded else None) or self.refiner
+        own = self.own_refiner if bounded else None
+        if own is not None and self.refiner is not None and self.config.redraw.own_both:
+            return Both(own, self.refiner)
+        return own or self.refiner
 
     def with_config(self, config: PipelineConfig) -> Pipeline:
         """Return a pipeline of the same models and cache with other settings."""

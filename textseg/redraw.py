@@ -31,6 +31,7 @@ class RedrawConfig:
         per_phrase: most prompts of one phrase, those of the best proposals first.
         total: most prompts in one call, however many phrases, in ``propose.fair_order``. The caller's own boxes,
             points and masks are always drawn again.
+        own_both: draw those by the preset's ``refiner`` too, where it has an ``own_refiner``, and take the mean.
         own_mirrored: draw those in the mirrored picture too, and take the mean of both drawings.
         own_ellipses: where the caller gave a box and nothing beside it, and wants a single mask, draw that from the
             box's ellipse in place of the segmenter's mask: a weak segmenter's leads astray more often than it helps.
@@ -41,6 +42,7 @@ class RedrawConfig:
 
     per_phrase: int = 8
     total: int = 24
+    own_both: bool = False
     own_mirrored: bool = False
     own_ellipses: bool = False
     unboxed_looks: int = 1
@@ -52,6 +54,28 @@ class RedrawConfig:
                 raise ConfigError(f"{name}: got {getattr(self, name)}, expected {least} or more")
         if not 0.0 <= self.specks < 1.0:
             raise ConfigError(f"specks: got {self.specks}, expected a share of at least 0 and less than 1")
+
+
+class Both:
+    """Draws masks by two refiners, and takes the mean of both drawings, in the windows of the first.
+
+    Args:
+        first, second: the refiners; two that were trained apart err in different places.
+    """
+
+    def __init__(self, first: MaskRefiner, second: MaskRefiner) -> None:
+        self.first, self.second = first, second
+        self.model_id = f"{first.model_id} and {second.model_id}"
+
+    def refine(self, image: Image, logits: Float, boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
+        """Draw N masks of one picture; see ``MaskRefiner.refine``."""
+        one = self.first.refine(image, logits, boxes_xyxy, hints)
+        two = self.second.refine(image, logits, boxes_xyxy, hints)
+        half = np.float32(0.5)
+        drawn = half * one.logits
+        for n, (near, window) in enumerate(zip(two.logits, two.windows, strict=True)):
+            drawn[n] += half * closeup.regrid(near, window, one.windows[n], drawn.shape[-1], OUTSIDE)
+        return Closeups(one.windows, drawn, half * (one.predicted_iou + two.predicted_iou))
 
 
 def redraw(

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from textseg import image as images
-from textseg.errors import ConfigError
 from textseg.models import onednn
 from textseg.models.nano_refiner import (
     PLANES,
@@ -17,7 +16,6 @@ from textseg.models.nano_refiner import (
     RefinerConfig,
     RefinerNetwork,
     crop_planes,
-    load,
     load_refiner,
     save_refiner,
 )
@@ -119,8 +117,3 @@ def test_folding_the_norms_changes_no_answer(network: RefinerNetwork, tmp_path: 
     planes = torch.randn(2, PLANES, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(folded(planes).logits, load_refiner(tmp_path)(planes).logits, atol=1e-4, rtol=1e-4)
-
-
-def test_an_unknown_family_names_the_known(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"unknown family 'nanno'.*'nano'"):
-        load("nanno", str(tmp_path))

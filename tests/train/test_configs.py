@@ -20,6 +20,7 @@ KINDS: dict[str, Any] = {
     "detector": TrainConfig,
     "refiner": RefinerTrainConfig,
     "own_refiner": RefinerTrainConfig,
+    "close_sam": SamTrainConfig,
     "sam": SamTrainConfig,
 }
 

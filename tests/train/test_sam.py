@@ -349,7 +349,15 @@ def test_validation_scores_every_kind() -> None:
     picture = ValPicture(sample().image_rgb, things, "coco", ("box", "rough", "point", "text"))
     trainer = SamTrainer(config(), FakeClip())  # type: ignore[arg-type]
     scores = trainer.validate([picture])
-    assert {"coco/box", "coco/rough", "coco/point", "coco/text", "coco/single", "claim_error/box"} <= set(scores)
+    assert {
+        "coco/box",
+        "coco/rough",
+        "coco/point",
+        "coco/text",
+        "coco/single",
+        "coco/closeup",
+        "claim_error/box",
+    } <= set(scores)
     assert all(0 <= value <= 1 for value in scores.values())
     assert "coco/text" not in validate(trainer.model.sam, SHAPE, [picture], None)
 

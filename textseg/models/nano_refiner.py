@@ -23,13 +23,11 @@ from torch.nn import functional
 
 from textseg import closeup
 from textseg.closeup import cover, cut_level
-from textseg.errors import ConfigError, nearest
 from textseg.models import nano_files, onednn
 from textseg.models.nano_network import conv_bn
 from textseg.models.quick_convolutions import quicken
 from textseg.types import Closeups, Float, Image, UInt8
 
-KINDS = ("nano",)
 PLANES = 7
 """Of the input: red, green, blue, the rough mask, the box, what of the crop is picture, and the phrase's map."""
 
@@ -198,17 +196,6 @@ class NanoRefiner:
         with onednn.autocast():  # as it was trained
             refined = self.network(batch)
         return refined.logits.clamp(-LIMIT, LIMIT).numpy(), refined.iou.sigmoid().numpy()
-
-
-def load(kind: str, model: str) -> NanoRefiner:
-    """Return the mask refiner of a preset.
-
-    Raises:
-        ConfigError: an unknown family. WeightsError: as ``load_refiner`` says.
-    """
-    if kind not in KINDS:
-        raise ConfigError(f"refiner: unknown family {kind!r}; {nearest(kind, KINDS)}")
-    return NanoRefiner.load(model)
 
 
 def save_refiner(folder: str | Path, network: RefinerNetwork) -> None:

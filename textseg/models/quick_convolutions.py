@@ -12,6 +12,7 @@ import torch
 from timm.layers import BatchNormAct2d
 from timm.layers.conv2d_same import Conv2dSame
 from timm.models import EfficientNet, RegNet
+from timm.models._features import FeatureGetterNet
 from timm.models.efficientnet import EfficientNetFeatures
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,7 +21,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 def is_known(trunk: nn.Module) -> bool:
     """Whether ``quicken`` fits a timm trunk: its kinds keep their layers in the order in which they are applied."""
-    return isinstance(trunk, EfficientNet | EfficientNetFeatures | RegNet)
+    inner = trunk.model if isinstance(trunk, FeatureGetterNet) else trunk
+    return isinstance(inner, EfficientNet | EfficientNetFeatures | RegNet)
 
 
 def quicken(network: nn.Module, *, rounded: bool = False) -> None:

@@ -23,6 +23,7 @@ from textseg.train.data import LabelledObject, Sample
 from textseg.train.loop import worker_generator
 from textseg.train.refiner_roughs import Rough
 from textseg.train.sam_data import Sources
+from textseg.train.things import Things, one_piece
 from textseg.types import Float, UInt8
 
 
@@ -82,7 +83,7 @@ Crop = tuple[Float, UInt8, UInt8, bool]
 
 
 class Crops:
-    """Draws things and makes crops of them."""
+    """Makes crops of things; see ``things.Things`` for how those are drawn."""
 
     def __init__(
         self, sources: Sources, config: CropConfig, network: RefinerConfig, roughs: Sequence[Rough] = ()
@@ -91,8 +92,7 @@ class Crops:
         self.roughs: dict[str, list[Rough]] = defaultdict(list)
         for rough in roughs:
             self.roughs[rough.source].append(rough)
-        self.places = {name: list(photos.places()) for name, photos in sources.photos.items()}
-        self._scenes: list[tuple[Sample, int]] = []
+        self.things = Things(sources, config.scenes, config.crops_a_scene)
         self._numbered: dict[int, Sample] = {}
 
     @classmethod
@@ -108,20 +108,8 @@ class Crops:
         name = self.sources.draw_set(rng)
         if name in self.roughs and rng.random() < self.config.real:
             return self._real(self.roughs[name][int(rng.integers(len(self.roughs[name])))], rng)
-        if name == "scene":
-            sample = self._scene(rng)
-            if not sample.objects:
-                return None
-            index = int(rng.integers(len(sample.objects)))
-            others = [o for i, o in enumerate(sample.objects) if i != index]
-            return self.crop(sample.image_rgb, sample.objects[index], others, name, rng)
-        picture, label, _ = self.places[name][int(rng.integers(len(self.places[name])))]
-        image_rgb, thing = self.sources.photos[name].one(picture, label)
-        others = []
-        if rng.random() < 0.2:
-            beside = [p for p in self._of_picture(name, picture) if p != label]
-            others = [self.sources.photos[name].one(picture, p)[1] for p in beside[:1]]
-        return self.crop(image_rgb, thing, others, name, rng)
+        drawn = self.things.of(name, rng)
+        return None if drawn is None else self.crop(drawn.image_rgb, drawn.thing, drawn.others, name, rng)
 
     def _real(self, rough: Rough, rng: np.random.Generator) -> Crop | None:
         """One crop of a mask that a pipeline made."""
@@ -158,23 +146,6 @@ class Crops:
             self._numbered[number] = refiner_roughs.scene(self.sources, number)
         return self._numbered[number]
 
-    def _of_picture(self, name: str, picture: int) -> list[int]:
-        return [label for p, label, _ in self.places[name] if p == picture]
-
-    def _scene(self, rng: np.random.Generator) -> Sample:
-        if len(self._scenes) < self.config.scenes:
-            sample = self.sources.compose(rng)
-            self._scenes.append((sample, self.config.crops_a_scene))
-            return sample
-        place = int(rng.integers(len(self._scenes)))
-        sample, left = self._scenes[place]
-        if left <= 1:
-            self._scenes[place] = self._scenes[-1]
-            self._scenes.pop()
-        else:
-            self._scenes[place] = (sample, left - 1)
-        return sample
-
     def crop(
         self,
         image_rgb: UInt8,
@@ -184,15 +155,11 @@ class Crops:
         rng: np.random.Generator,
     ) -> Crop | None:
         """One crop of one thing."""
-        if thing.mask is None or thing.crowd:
+        found = one_piece(thing, source, self.config.least_side, rng)
+        if found is None:
             return None
-        mask = thing.mask.astype(np.uint8) * 255
-        if source == "ccp" and thing.name != "person":
-            mask = sp.some_piece(mask, rng)
-        tight = sp.tight_box(mask)
+        mask, tight = found
         height, width = image_rgb.shape[:2]
-        if tight is None or float((tight[2:] - tight[:2]).max()) < self.config.least_side:
-            return None
         loose = rng.random() < self.config.loose
         box = (sp.loose_box if loose else sp.jitter_box)(tight, (width, height), rng)
         window = self._window(box, rng, self.config.grow)

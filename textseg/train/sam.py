@@ -18,8 +18,9 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from textseg.train.loop import (
     set_rate,
     start_workers,
 )
+from textseg.train.sam_closeups import Closeups, CloseupShare, WithCloseups
 from textseg.train.sam_data import Batch, PromptMaker, SamBatches, Sources
 from textseg.train.sam_loss import SamLoss, far_weights, sam_loss
 from textseg.train.sam_model import (
@@ -56,9 +58,10 @@ from textseg.train.sam_model import (
     decode_prompts,
     normalise,
     save_sam,
+    start_small,
 )
 from textseg.train.sam_text import PhraseEmbedder
-from textseg.train.sam_val import ValPicture, load_val, validate
+from textseg.train.sam_val import ValPicture, load_val, validate, validate_closeups
 from textseg.train.sam_window import WindowConfig
 from textseg.train.trunk import depthwise_in_float32, drop_paths, freeze, rate_groups, rest_norms, start_trunk
 
@@ -77,6 +80,7 @@ class SamTrainConfig:
     minutes: float = 98.0
     batch: int = 12
     windows: tuple[tuple[float, int, float, float], ...] = ((1.0, 288, 0.6, 1.9),)
+    closeups: CloseupShare = field(default_factory=CloseupShare)
     focus: float = 0.0
     prompts: int = 4
     shares: dict[str, float] = field(default_factory=lambda: {"scene": 0.5, "coco": 0.25, "ccp": 0.25})
@@ -86,6 +90,7 @@ class SamTrainConfig:
     decay: float = 0.05
     clip_norm: float = 1.0
     ema: float = 0.998
+    single_weight: float = 0.5
     refine_every: int = 4
     image_share: float = 0.4
     seed: int = 1
@@ -93,6 +98,7 @@ class SamTrainConfig:
     workers: int = 1
     clip: str = ""
     export: str = ""
+    sam_folder: str = "sam"
     start_from: str = ""
     trunk: str = ""
     trunk_rate: float = 1.0
@@ -131,9 +137,18 @@ class SamWithText(nn.Module):
         return trunk
 
     def load_exported(self, folder: Path) -> None:
-        """Take over the weights that a run exported, from ``sam/`` and ``text_prompt/`` in ``folder``."""
-        self.sam.load_state_dict(EdgeTamModel.from_pretrained(folder / "sam", dtype=torch.float32).state_dict())
-        self.text.load_state_dict(TextPrompt.load(folder / "text_prompt").state_dict())
+        """Take over the weights that a run exported, from ``sam/`` and ``text_prompt/`` in ``folder``.
+
+        A model of fewer stages takes what fits.
+        """
+        other = EdgeTamModel.from_pretrained(folder / "sam", dtype=torch.float32)
+        if len(other.vision_encoder.neck.convs) > len(self.sam.vision_encoder.neck.convs):
+            logger.info(
+                "%d of %d tensors start from %s", start_small(self.sam, other), len(self.sam.state_dict()), folder
+            )
+        else:
+            self.sam.load_state_dict(other.state_dict())
+            self.text.load_state_dict(TextPrompt.load(folder / "text_prompt").state_dict())
 
 
 class SamTrainer:
@@ -196,14 +211,14 @@ class SamTrainer:
         with onednn.autocast():
             features = encode(self.model.sam, normalise(batch.image))
             logits, claimed = decode_prompts(self.model.sam, features, prompts, batch.offset_yx)
-        first = sam_loss(logits, claimed, targets, valid, far)
+        first = sam_loss(logits, claimed, targets, valid, far, self.config.single_weight)
         if self.config.refine_every == 0 or self.step % self.config.refine_every:
             return first
         rows = torch.randperm(len(targets), generator=self.generator)[: max(1, len(targets) // 3)]
         with onednn.autocast():
             again = with_masks(prompts, rows, logits.detach(), claimed.detach(), valid)
             logits, claimed = decode_prompts(self.model.sam, features, again, batch.offset_yx)
-        second = sam_loss(logits, claimed, targets[rows], valid[rows], far[rows])
+        second = sam_loss(logits, claimed, targets[rows], valid[rows], far[rows], self.config.single_weight)
         return SamLoss(first.mask + second.mask / 3, first.iou + second.iou / 3, first.true_iou)
 
     def prompts(self, batch: Batch) -> PromptTensors:
@@ -253,24 +268,26 @@ class SamTrainer:
         embedder, text = self.embedder, self.model.text
         tokens = None if embedder is None else (lambda phrases: text(embedder.texts(phrases)))
         with self.ema.applied(self.model):
+            if self.config.closeups.share >= 1.0:
+                return validate_closeups(self.model.sam, [p for p in pictures if p.group != "scene"])
             return validate(self.model.sam, self.config.model, pictures, tokens)
 
     def export(self, folder: str | Path) -> None:
-        """Write the averaged weights to `folder`/sam and `folder`/text_prompt, each replaced whole."""
-        folder = Path(folder)
+        """Write the averaged weights into ``folder``, each network's replaced whole; without phrases there is one."""
+        folder, config = Path(folder), self.config
+        parts: dict[str, Callable[[Path], object]] = {config.sam_folder: partial(save_sam, self.model.sam)}
+        if config.clip:
+            parts["text_prompt"] = self.model.text.save
         with self.ema.applied(self.model):
-            for name in ("sam", "text_prompt"):
-                partial = folder / f".{name}.partial"
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir(parents=True)
-                if name == "sam":
-                    save_sam(self.model.sam, partial)
-                else:
-                    self.model.text.save(partial)
+            for name, save in parts.items():
+                unfinished = folder / f".{name}.partial"
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir(parents=True)
+                save(unfinished)
                 (folder / name).mkdir(exist_ok=True)
-                for file in sorted(partial.iterdir()):
+                for file in sorted(unfinished.iterdir()):
                     os.replace(file, folder / name / file.name)
-                partial.rmdir()
+                unfinished.rmdir()
 
 
 def with_masks(prompts: PromptTensors, rows: Tensor, logits: Tensor, claimed: Tensor, valid: Tensor) -> PromptTensors:
@@ -296,8 +313,9 @@ def start_batches(config: SamTrainConfig, data_root: str | Path, named: bool) ->
     cv2.setNumThreads(0)  # OpenCV's threads would deadlock in the forked worker
     sources = Sources.load(data_root, config.shares, config.model.image_size)
     maker = PromptMaker(text=named, image_share=config.image_share)
-    stream = SamBatches(sources, maker, config.window_configs(), config.batch, config.seed + int(time.time()) % 10_000)
-    return start_workers(stream, config.workers), stream.stage
+    windows = SamBatches(sources, maker, config.window_configs(), config.batch, config.seed + int(time.time()) % 10_000)
+    stream = WithCloseups(windows, Closeups(sources, config.closeups, config.model.image_size))
+    return start_workers(stream, config.workers), windows.stage
 
 
 def train(config: SamTrainConfig, data_root: str | Path, out_dir: str | Path) -> None:

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SINGLE_WEIGHT = 0.5
 OTHERS_SHARE = 0.1
 
 
@@ -25,7 +24,9 @@ class SamLoss(NamedTuple):
         return self.mask + self.iou
 
 
-def sam_loss(logits: Tensor, claimed: Tensor, targets: Tensor, valid: Tensor, far: Tensor) -> SamLoss:
+def sam_loss(
+    logits: Tensor, claimed: Tensor, targets: Tensor, valid: Tensor, far: Tensor, single_weight: float = 0.5
+) -> SamLoss:
     """Loss of N prompts.
 
     Of the three ambiguity masks the best is trained (the others a little), and SAM's single mask
@@ -37,6 +38,7 @@ def sam_loss(logits: Tensor, claimed: Tensor, targets: Tensor, valid: Tensor, fa
         targets: float (N, m, m) coverage in 0..1.
         valid: bool (N, m, m), False on padding and on what is ignored.
         far: float (N,), weight of the cross-entropy far from the object.
+        single_weight: of the single mask's loss, where that of the best of the three has 1.
     """
     inside = valid.float()
     losses = mask_losses(logits, targets, inside, pixel_weights(targets, inside, far))  # (N, 4)
@@ -45,7 +47,7 @@ def sam_loss(logits: Tensor, claimed: Tensor, targets: Tensor, valid: Tensor, fa
     nothing = targets.amax(dim=(1, 2)) == 0  # then all three are to be empty, lest one of them learns to be always
     best = torch.where(nothing, several.mean(dim=1), best)
     iou = true_iou(logits.detach(), targets, valid)
-    return SamLoss((best + SINGLE_WEIGHT * losses[:, 0]).mean(), F.mse_loss(claimed, iou), iou)
+    return SamLoss((best + single_weight * losses[:, 0]).mean(), F.mse_loss(claimed, iou), iou)
 
 
 def mask_losses(logits: Tensor, targets: Tensor, inside: Tensor, weights: Tensor) -> Tensor:

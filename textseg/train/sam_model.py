@@ -29,6 +29,7 @@ from transformers import (
 
 from textseg.errors import ConfigError
 from textseg.models.edgetam_encode import Levels
+from textseg.models.nano_network import load_fitting
 
 PIXEL_MEAN = (0.5, 0.5, 0.5)
 PIXEL_STD = (0.5, 0.5, 0.5)
@@ -46,11 +47,13 @@ class SamShape:
     Attributes:
         image_size: pixels along a side of the input, to which pictures are stretched; a multiple of 32.
         trunk: a timm architecture with stages of strides 4, 8, 16 and 32.
+        stages: how many of those it has: 4, or 3 for a small one that is shown close-ups, of which a token sees enough.
         decoder_width: channels of the pyramid, the prompts and the decoder; the other fields are the decoder's too.
     """
 
     image_size: int = 448
     trunk: str = "tf_efficientnet_lite0"
+    stages: int = 4
     decoder_width: int = 128
     decoder_mlp: int = 256
     decoder_layers: int = 2
@@ -88,15 +91,16 @@ class PromptTensors:
 def build_sam(shape: SamShape) -> EdgeTamModel:
     """Make the model with weights that can learn: see the module's text. Its trunk is random yet."""
     grid, width = shape.grid, shape.decoder_width
-    trunk = TimmWrapperConfig(
-        architecture=shape.trunk, model_args={"in_chans": 3, "features_only": True, "out_indices": [1, 2, 3, 4]}
-    )
+    asked: dict[str, Any] = {"features_only": True, "out_indices": list(range(1, shape.stages + 1))}
+    if shape.stages < 4:
+        asked["feature_cls"] = "getter"  # which leaves out the layers behind the last stage that is wanted
+    trunk = TimmWrapperConfig(architecture=shape.trunk, model_args={"in_chans": 3, **asked})
     vision = EdgeTamVisionConfig(
         backbone_config=trunk,
-        backbone_channel_list=_channels(shape.trunk)[::-1],
+        backbone_channel_list=_channels(shape.trunk)[: shape.stages][::-1],
         backbone_feature_sizes=[[4 * grid] * 2, [2 * grid] * 2, [grid] * 2],
         fpn_hidden_size=width,
-        fpn_top_down_levels=[0, 1, 2, 3],
+        fpn_top_down_levels=list(range(shape.stages)),
     )
     prompt = EdgeTamPromptEncoderConfig(hidden_size=width, image_size=shape.image_size, patch_size=TOKEN)
     decoder = EdgeTamMaskDecoderConfig(
@@ -131,6 +135,25 @@ def _mend(model: EdgeTamModel) -> None:
             if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.Embedding):
                 module.reset_parameters()
     model.prompt_encoder.shared_embedding.positional_embedding = model.shared_image_embedding.positional_embedding
+
+
+def start_small(model: EdgeTamModel, other: EdgeTamModel) -> int:
+    """Copy what fits of a model of four stages into one of three, and return how many tensors that are.
+
+    The pyramid of the small one lacks the coarsest level. Its position code is stretched, so that a pixel in the
+    middle of its smaller frame has the code that it has in the middle of the other's.
+    """
+    state = other.state_dict()
+    trunk, neck = "vision_encoder.backbone.timm_model.", "vision_encoder.neck.convs."
+    moved = {f"{trunk}model.{key.removeprefix(trunk)}": value for key, value in state.items() if key.startswith(trunk)}
+    for key in [key for key in state if key.startswith(neck)]:
+        level, _, rest = key.removeprefix(neck).partition(".")
+        moved[f"{neck}{int(level) - 1}.{rest}"] = state.pop(key)
+    fitted = load_fitting(model, {**state, **moved})
+    shrunk = model.prompt_encoder.input_image_size / other.prompt_encoder.input_image_size
+    with torch.no_grad():
+        model.shared_image_embedding.positional_embedding.mul_(shrunk)
+    return fitted
 
 
 def normalise(image: Tensor) -> Tensor:

@@ -17,18 +17,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
 from transformers import EdgeTamModel
 
+from textseg import image as images
+from textseg.closeup import full_mask
 from textseg.models import onednn
+from textseg.models.close_sam import CloseSam
 from textseg.models.edgetam_encode import Levels, encode
+from textseg.models.sam_input import InputSpec
+from textseg.models.sam_networks import EdgeTamNetwork
 from textseg.prior import box_prior
 from textseg.train import sam_prompts as sp
-from textseg.train.data import PhotoSet, Sample
-from textseg.train.sam_model import STRIDE, PromptTensors, SamShape, decode_prompts, normalise
+from textseg.train.data import PhotoSet, Sample, mask_box
+from textseg.train.sam_model import PIXEL_MEAN, PIXEL_STD, STRIDE, PromptTensors, SamShape, decode_prompts, normalise
 from textseg.train.scenes import SceneComposer, SceneConfig, at_size, load_cutouts
 from textseg.types import Float, UInt8
 
 KINDS = ("box", "prior", "rough", "point", "text")
+MEAN_8BIT, STD_8BIT = tuple(255 * m for m in PIXEL_MEAN), tuple(255 * s for s in PIXEL_STD)
 LARGE_AREA = 32 * 32
 TextTokens = Callable[[list[str]], Tensor]
 """Phrases → tokens (N, T, D)."""
@@ -154,6 +161,26 @@ def _prompts(picture: ValPicture, kind: str, shape: SamShape, text: TextTokens |
         text_rows=torch.arange(n) if tokens is not None else none,
         text_tokens=tokens,
     )
+
+
+def validate_closeups(model: EdgeTamModel, pictures: list[ValPicture]) -> dict[str, float]:
+    """Mean IoU, by group, of the masks that a SAM for close-ups draws from exact boxes and their ellipses."""
+    found: dict[str, list[float]] = defaultdict(list)
+    still = EdgeTamModel(model.config)  # what is wrapped is made quick for good: not the one that learns
+    still.load_state_dict(model.state_dict())
+    network = EdgeTamNetwork(still)
+    sam = CloseSam(
+        network, InputSpec(network.input_hw, None, MEAN_8BIT, STD_8BIT, InterpolationMode.BILINEAR), "learning"
+    )
+    for picture in pictures:
+        image = images.read(picture.image_rgb)
+        boxes = np.stack([mask_box(o.mask) for o in picture.objects])
+        closeups = sam.refine(image, box_prior(boxes, image.size_hw, network.mask_hw), boxes)
+        for n, thing in enumerate(picture.objects):
+            mask = full_mask(closeups, n, image.size_hw)
+            union = int((mask | thing.mask).sum())
+            found[f"{picture.group}/closeup"].append(float((mask & thing.mask).sum()) / union if union else 0.0)
+    return {key: float(np.mean(values)) for key, values in sorted(found.items())}
 
 
 def _score(found: dict[str, list[float]], picture: ValPicture, kind: str, logits: Tensor, claimed: Tensor) -> None:

@@ -80,7 +80,9 @@ class Window:
         )
         self.flip = bool(rng.random() < 0.5)
         self._masks: dict[int, UInt8] = {}
-        self.image_rgb = self._light(self._cut(sample.image_rgb, FILL_RGB), rng)
+        self.image_rgb = light(self._cut(sample.image_rgb, FILL_RGB), rng)
+        self.image_rgb[self.size_wh[1] :] = FILL_RGB
+        self.image_rgb[:, self.size_wh[0] :] = FILL_RGB
 
     @property
     def cells(self) -> int:
@@ -117,17 +119,16 @@ class Window:
         out[: self.size_wh[1], : self.size_wh[0]] = part
         return out
 
-    def _light(self, image_rgb: UInt8, rng: np.random.Generator) -> UInt8:
-        """Brightness, contrast and now and then a blur; never the hue."""
-        if rng.random() < 0.7:
-            gain, shift = float(rng.uniform(0.75, 1.3)), float(rng.uniform(-25, 25))
-            table = np.clip((np.arange(256) - 128) * gain + 128 + shift, 0, 255).astype(np.uint8)
-            image_rgb = np.ascontiguousarray(table[image_rgb])
-            image_rgb[self.size_wh[1] :] = FILL_RGB
-            image_rgb[:, self.size_wh[0] :] = FILL_RGB
-        if rng.random() < 0.1:
-            image_rgb = sp.as_uint8(cv2.GaussianBlur(image_rgb, (0, 0), float(rng.uniform(0.4, 1.0))))
-        return image_rgb
+
+def light(image_rgb: UInt8, rng: np.random.Generator) -> UInt8:
+    """Return an (h, w, 3) picture with another brightness and contrast, now and then blurred; never another hue."""
+    if rng.random() < 0.7:
+        gain, shift = float(rng.uniform(0.75, 1.3)), float(rng.uniform(-25, 25))
+        table = np.clip((np.arange(256) - 128) * gain + 128 + shift, 0, 255).astype(np.uint8)
+        image_rgb = np.ascontiguousarray(table[image_rgb])
+    if rng.random() < 0.1:
+        image_rgb = sp.as_uint8(cv2.GaussianBlur(image_rgb, (0, 0), float(rng.uniform(0.4, 1.0))))
+    return image_rgb
 
 
 def _some_box(sample: Sample, rng: np.random.Generator) -> Float:

@@ -1,0 +1,155 @@
+"""A small SAM that draws masks from close-ups: a crop around each box is its whole picture.
+
+A prompt reaches SAM's picture side only after that has been encoded, so that SAM's trunk never knows what will be asked
+for. In a close-up it does: what is meant lies in the middle and fills most of it, however small it is in the picture.
+That makes up for much of what a small model trained on few pictures lacks. Zooming in is an old remedy of interactive
+segmentation (Sofiiuk et al., *Reviving Iterative Training with Mask Guidance for Interactive Segmentation*, 2022). The
+model is transformers' ``EdgeTamModel`` (Zhou et al., *EdgeTAM*, 2025); ``train.sam_closeups`` makes what it learns
+from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textseg import closeup
+from textseg.errors import ConfigError
+from textseg.models import edgetam_encode, onednn, sam_load
+from textseg.models.edgetam_encode import Levels
+from textseg.models.sam import family
+from textseg.models.sam_input import InputSpec
+from textseg.models.sam_networks import EdgeTamNetwork
+from textseg.types import Bool, Closeups, Float, Image, UInt8
+
+KIND = "edgetam"
+"""The one family whose trunk takes crops cheaply; see ``models.sam.FAMILIES``."""
+
+LIMIT = 8.0
+"""Logits are kept within ± this; what lies outside the picture gets the least."""
+
+LEAST = 24.0
+"""Least side of a crop in pixels of the picture."""
+
+MOST = 8
+"""Most close-ups that are encoded at a time."""
+
+
+class Crop(NamedTuple):
+    """A close-up of a picture: uint8 ``rgb`` (S, S, 3), and bool ``inside`` (S, S), where it shows the picture."""
+
+    rgb: UInt8
+    inside: Bool
+
+
+def crop(levels: Sequence[UInt8], window: Float, size: int) -> Crop:
+    """Cut a window out of a picture.
+
+    Args:
+        levels: the picture, uint8 (H, W, 3), then smaller versions of it, where there are any (``Image.levels``).
+        window: float32 (3,), from ``closeup.windows_around``.
+        size: pixels of the crop.
+    """
+    height, width = levels[0].shape[:2]
+    inside = closeup.cover(window, np.array([0, 0, width, height], np.float32), size) > 0.5
+    return Crop(closeup.cut_level(levels, window, size), inside)
+
+
+def box_in(window: Float, box_xyxy: Float, size: int) -> Float:
+    """Return float32 (4,): a box in pixels of a window's crop; NaN stays NaN."""
+    x, y, side = (float(v) for v in window)
+    return ((np.asarray(box_xyxy, np.float32) - np.array([x, y, x, y], np.float32)) * (size / side)).astype(np.float32)
+
+
+class CloseSam:
+    """Draws masks from close-ups; a ``MaskRefiner``.
+
+    Args:
+        network: the wrapped model; its input is one close-up.
+        spec: its preprocessing.
+        model_id: how it is called.
+        grow: a close-up is the box, made square and grown by this factor.
+
+    Raises:
+        ConfigError: ``grow`` is less than 1.
+    """
+
+    def __init__(self, network: EdgeTamNetwork, spec: InputSpec, model_id: str, grow: float = 1.4) -> None:
+        if grow < 1.0:
+            raise ConfigError(f"grow: got {grow}, expected 1 or more times the box")
+        self.network, self.spec, self.model_id, self.grow = network, spec, model_id, grow
+
+    @classmethod
+    def load(cls, model: str | Path, *, grow: float = 1.4) -> CloseSam:
+        """Read a transformers folder with an ``EdgeTamModel``; errors as ``models.sam.load`` says."""
+        network, spec, model_id = sam_load.load_network(family(KIND), model, "cpu")
+        assert isinstance(network, EdgeTamNetwork)
+        return cls(network, spec, f"close:{model_id}", grow)
+
+    def refine(self, image: Image, logits: Float, boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
+        """Draw N masks of one picture, each from its box and rough mask.
+
+        Args:
+            image: the picture.
+            logits: float32 (N, h, w) rough masks over the whole picture, without padding; N may be 0.
+            boxes_xyxy: float32 (N, 4), the prompts' boxes in pixels of the picture; NaN rows: none, and the crop
+                lies around the rough mask.
+            hints: no use is made of them.
+        """
+        cells, size = self.network.mask_hw[0], self.spec.input_hw[0]
+        shown = [closeup.extent(rough > 0, image.size_hw) for rough in logits]
+        around = np.where(np.isnan(boxes_xyxy), np.array(shown, np.float32).reshape(-1, 4), boxes_xyxy)
+        windows = closeup.windows_around(around, self.grow, LEAST)
+        drawn, claims = np.zeros((len(windows), cells, cells), np.float32), np.zeros(len(windows), np.float32)
+        has_box = np.asarray(~np.isnan(boxes_xyxy).any(axis=1), np.bool_)
+        for rows in _batches(has_box):
+            crops = [crop(image.levels, window, size) for window in windows[rows]]
+            rough = np.stack([closeup.look(logits[i], windows[i], image.size_hw, cells, -LIMIT) for i in rows])
+            places = None
+            if has_box[rows[0]]:
+                places = np.stack([box_in(windows[i], boxes_xyxy[i], size) for i in rows])
+            some, claims[rows] = self._ask(self.pixels(crops), places, rough)
+            inside = np.stack([one.inside for one in crops])[:, :: size // cells, :: size // cells]
+            drawn[rows] = np.where(inside, some.clip(-LIMIT, LIMIT), np.float32(-LIMIT))
+        return Closeups(windows, drawn, claims.clip(0, 1))
+
+    def pixels(self, crops: Sequence[Crop]) -> Tensor:
+        """Return float32 (N, 3, S, S), normalised, zero beside the picture."""
+        mean, std = np.array(self.spec.mean, np.float32), np.array(self.spec.std, np.float32)
+        normal = [(one.rgb - mean) / std * one.inside[..., None] for one in crops]
+        return torch.from_numpy(np.stack(normal).astype(np.float32)).permute(0, 3, 1, 2)
+
+    @torch.inference_mode()
+    def _ask(self, pixels: Tensor, boxes_xyxy: Float | None, rough: Float) -> tuple[Float, Float]:
+        """Return the single masks' logits (N, m, m) and claimed IoU (N,): one prompt on each of N crops."""
+        model, n = self.network.model, len(pixels)
+        with onednn.autocast():
+            features = edgetam_encode.encode(model, pixels)
+        features = Levels(*(level.float() for level in features))
+        boxes = None if boxes_xyxy is None else torch.from_numpy(boxes_xyxy)[:, None]
+        # a mask alone stands beside one padding point, as in ``EdgeTamModel.forward``
+        points = torch.zeros(n, 1, 1, 2) if boxes is None else None
+        labels = torch.full((n, 1, 1), -1) if boxes is None else None
+        sparse, dense = model.prompt_encoder(
+            input_points=points, input_labels=labels, input_boxes=boxes, input_masks=torch.from_numpy(rough)[:, None]
+        )
+        drawn, claimed = model.mask_decoder(
+            image_embeddings=features.image,
+            image_positional_embeddings=self.network.position.expand(n, -1, -1, -1),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=False,
+            high_resolution_features=[features.high_0, features.high_1],
+        )[:2]
+        return drawn[:, 0, 0].numpy(), claimed[:, 0, 0].numpy()
+
+
+def _batches(has_box: Bool) -> list[Any]:
+    """Return the rows, int64 (n,), of each batch: of prompts with a box, then of those without."""
+    kinds = (np.flatnonzero(has_box), np.flatnonzero(~has_box))
+    return [rows[start : start + MOST] for rows in kinds for start in range(0, len(rows), MOST)]
