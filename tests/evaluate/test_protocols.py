@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,16 @@ import pytest
 from rich.console import Console
 
 from tests.fakes import BLUE_BOX, RED_BOX, fake_pipeline, scene
+from textseg import closeup
 from textseg.config import ModelConfig, Preset
 from textseg.errors import ConfigError, UnsupportedError
 from textseg.evaluate import protocols, segmenter
 from textseg.evaluate.pages import Ask, Material
 from textseg.evaluate.run import evaluate
 from textseg.evaluate.table import PROTOCOLS
+from textseg.pipeline import PipelineConfig
+from textseg.redraw import RedrawConfig
+from textseg.types import Closeups, Float, Image
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
 
@@ -95,6 +100,32 @@ def test_segmenter_given_the_true_box(material: Material) -> None:
     assert outcome[segmenter.BEST].value > 0.9
     assert outcome[f"{segmenter.ELLIPSE} (coco)"].value == pytest.approx(0.78, abs=0.03)
     assert outcome[f"{segmenter.ORACLE} (ccp)"].value >= outcome[f"{segmenter.BEST} (ccp)"].value
+
+
+class Ellipses:
+    """A refiner that leaves the rough mask as it is: for a bare box, its ellipse."""
+
+    model_id = "ellipses"
+
+    def refine(self, image: Image, logits: Float, boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
+        windows = closeup.windows_around(boxes_xyxy, 1.4, 8.0)
+        pairs = zip(logits, windows, strict=True)
+        near = [closeup.look(rough, window, image.size_hw, 32, -8.0) for rough, window in pairs]
+        return Closeups(windows, np.stack(near), np.full(len(windows), 0.5, np.float32))
+
+
+def test_who_draws_the_callers_boxes_is_measured_alone_and_in_the_pipeline(material: Material) -> None:
+    class Nothing(Ellipses):
+        def refine(self, image: Image, logits: Float, boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
+            return super().refine(image, np.full_like(logits, -8.0), boxes_xyxy)
+
+    config = replace(PipelineConfig(), redraw=RedrawConfig(own_ellipses=True, own_both=True))
+    pipeline = fake_pipeline(refiner=Nothing(), own_refiner=Ellipses(), config=config)
+    outcome = segmenter.sam_true_box(pipeline, material)
+    for name in ("coco", "ccp"):
+        ellipse = outcome[f"{segmenter.ELLIPSE} ({name})"].value
+        assert outcome[f"{segmenter.CLOSE} ({name})"].value == pytest.approx(ellipse, abs=0.06)
+    assert outcome[segmenter.REDRAWN].value < outcome[segmenter.CLOSE].value  # half of its mean is of nothing
 
 
 def test_text_alone_needs_a_text_prompt(material: Material) -> None:

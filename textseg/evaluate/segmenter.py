@@ -25,6 +25,7 @@ from textseg.types import Bool, Candidates, Image, Prompts
 
 BEST, SINGLE, ORACLE = "mean IoU", "mean IoU, single mask", "mean IoU, best of three (oracle)"
 REDRAWN = "mean IoU, drawn again"
+CLOSE = "mean IoU, close-ups alone"
 ELLIPSE = "mean IoU of the box's ellipse"
 
 
@@ -35,7 +36,8 @@ def sam_true_box(pipeline: Pipeline, material: Material, limit: int | None = Non
     the three chosen by the truth, and the ellipse that fills the box, which is the least to beat. Crowds and
     ccp's "person" (a union made by us) are left out. The preset's ``segment`` settings apply: nano is handed the
     box's ellipse as a rough mask, which holds nothing that the box does not. Where the preset has a mask refiner,
-    what the pipeline answers is told beside it: for a box the single mask, drawn again.
+    what the pipeline answers is told beside it: for a box the single mask, drawn again. Where it has an
+    ``own_refiner``, as nano has a SAM that is shown close-ups, so is what that one draws by itself.
     """
     tally, pictures = Tally(), 0
     for name in ("coco", "ccp"):
@@ -53,7 +55,8 @@ def sam_true_box(pipeline: Pipeline, material: Material, limit: int | None = Non
                 tally.add(ELLIPSE, name, metrics.mask_iou(metrics.ellipse_mask(box, image.size_hw), truth))
     figures: list[Figure] = [tally.figure(BEST, 0.75)]
     figures += [tally.figure(BEST, 0.75, kind=name) for name in ("coco", "ccp")]
-    drawn = () if pipeline.refiner is None else (REDRAWN,)
+    drawn: tuple[str, ...] = () if pipeline.refiner is None else (REDRAWN,)
+    drawn += () if pipeline.own_refiner is None else (CLOSE,)
     figures += [tally.figure(m, 0.75) for m in drawn]
     figures += [tally.figure(m, kind=name) for m in (*drawn, SINGLE, ORACLE, ELLIPSE) for name in ("coco", "ccp")]
     return Outcome("sam_true_box", "the segmenter given the true box, coco and ccp", pictures, tuple(figures))
@@ -96,12 +99,13 @@ def _compare(pipeline: Pipeline, image: Image, prompts: Prompts, truths: list[Bo
         tally.add(BEST, kind, iou[three.predicted_iou[row].argmax()])
         tally.add(ORACLE, kind, iou.max())
     pointed = bool(prompts.has_box.all())
-    refiner = pipeline.refiner_for(bounded=pointed)
-    if refiner is not None:
-        asked, answered = (alone, single) if pointed else (prompts, three)  # see ``UserPrompt.clear``
-        drawn = _drawn_again(refiner, image, asked, answered, pipeline.config)
-        for mask, truth in zip(drawn, truths, strict=True):
-            tally.add(REDRAWN, kind, metrics.mask_iou(mask, truth))
+    drawers = {REDRAWN: pipeline.refiner_for(bounded=pointed), CLOSE: pipeline.own_refiner if pointed else None}
+    asked, answered = (alone, single) if pointed else (prompts, three)  # see ``UserPrompt.clear``
+    for name, refiner in drawers.items():
+        if refiner is not None:
+            drawn = _drawn_again(refiner, image, asked, answered, pipeline.config)
+            for mask, truth in zip(drawn, truths, strict=True):
+                tally.add(name, kind, metrics.mask_iou(mask, truth))
     for iou in _overlaps(single, truths)[rows, single.predicted_iou.argmax(axis=1)]:
         tally.add(SINGLE, kind, iou)
 
