@@ -60,10 +60,25 @@ def chosen(candidates: Candidates) -> list[bool]:
 class Wide(Stamp):
     """Fills its whole window, twice as wide as the other's, and is less sure."""
 
+    rough: Float
+
     def refine(self, image: Image, logits: Float, boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
         self.asked.append(len(logits))
+        self.rough = logits
         windows = closeup.windows_around(boxes_xyxy, 4.0, 4.0)
         return Closeups(windows, np.full((len(logits), 4, 4), 4, np.float32), np.full(len(logits), 0.5, np.float32))
+
+
+def test_the_second_refiner_starts_from_what_the_first_drew() -> None:
+    image = fake_pipeline().open(scene((40, 40), {})).image
+    second = Wide()
+    boxes = np.array([[10, 10, 30, 30]], np.float32)  # a stamp is half of a window twice as wide: the box itself
+    Both(Stamp(), second).refine(image, np.zeros((1, 8, 8), np.float32), boxes)
+    ys, xs = np.nonzero(second.rough[0] > 0)
+    seen = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]) * 40 / second.rough.shape[-1]
+    np.testing.assert_allclose(seen, boxes[0], atol=0.5)
+    none = Both(Stamp(), second).refine(image, np.zeros((0, 8, 8), np.float32), np.zeros((0, 4), np.float32))
+    assert len(none) == 0
 
 
 def test_two_refiners_give_the_mean_of_their_drawings() -> None:

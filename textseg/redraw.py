@@ -23,6 +23,10 @@ OUTSIDE = -8.0
 """Logit of what lies outside a closeup: it was drawn in full."""
 
 
+_HANDED_ON_HW = (224, 224)
+"""Size of the whole picture's logits that one refiner hands on to another."""
+
+
 @dataclass(frozen=True)
 class RedrawConfig:
     """How many masks are drawn again, where the preset has a refiner.
@@ -31,7 +35,7 @@ class RedrawConfig:
         per_phrase: most prompts of one phrase, those of the best proposals first.
         total: most prompts in one call, however many phrases, in ``propose.fair_order``. The caller's own boxes,
             points and masks are always drawn again.
-        own_both: draw those by the preset's ``refiner`` too, where it has an ``own_refiner``, and take the mean.
+        own_both: where the preset has an ``own_refiner``, draw those by its ``refiner`` after that: see ``Both``.
         own_mirrored: draw those in the mirrored picture too, and take the mean of both drawings.
         own_ellipses: where the caller gave a box and nothing beside it, and wants a single mask, draw that from the
             box's ellipse in place of the segmenter's mask: a weak segmenter's leads astray more often than it helps.
@@ -57,10 +61,10 @@ class RedrawConfig:
 
 
 class Both:
-    """Draws masks by two refiners, and takes the mean of both drawings, in the windows of the first.
+    """Draws masks by two refiners in turn, and takes the mean of both drawings, in the windows of the first.
 
-    Args:
-        first, second: the refiners; two that were trained apart err in different places.
+    Two that were trained apart err in different places, and the second draws better from what the first drew than from
+    what that one drew from.
     """
 
     def __init__(self, first: MaskRefiner, second: MaskRefiner) -> None:
@@ -70,12 +74,14 @@ class Both:
     def refine(self, image: Image, logits: Float, boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
         """Draw N masks of one picture; see ``MaskRefiner.refine``."""
         one = self.first.refine(image, logits, boxes_xyxy, hints)
-        two = self.second.refine(image, logits, boxes_xyxy, hints)
+        pairs = list(zip(one.logits, one.windows, strict=True))
+        drawn = [closeup.paste(near, window, image.size_hw, _HANDED_ON_HW, OUTSIDE) for near, window in pairs]
+        two = self.second.refine(image, np.stack(drawn), boxes_xyxy, hints) if drawn else one
         half = np.float32(0.5)
-        drawn = half * one.logits
+        mean = half * one.logits
         for n, (near, window) in enumerate(zip(two.logits, two.windows, strict=True)):
-            drawn[n] += half * closeup.regrid(near, window, one.windows[n], drawn.shape[-1], OUTSIDE)
-        return Closeups(one.windows, drawn, half * (one.predicted_iou + two.predicted_iou))
+            mean[n] += half * closeup.regrid(near, window, one.windows[n], mean.shape[-1], OUTSIDE)
+        return Closeups(one.windows, mean, half * (one.predicted_iou + two.predicted_iou))
 
 
 def redraw(

@@ -19,7 +19,6 @@ KINDS: dict[str, Any] = {
     "clip": ClipTrainConfig,
     "detector": TrainConfig,
     "refiner": RefinerTrainConfig,
-    "own_refiner": RefinerTrainConfig,
     "close_sam": SamTrainConfig,
     "sam": SamTrainConfig,
 }

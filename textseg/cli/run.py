@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 PASS_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
-PARTS = {"clip": "clip", "detector": "detector", "sam": "sam", "refiner": "refiner", "own_refiner": "refiner"}
+PARTS = {"clip": "clip", "detector": "detector", "sam": "sam", "close_sam": "sam", "refiner": "refiner"}
 """Of the embedded models, in the order of their training; and the module of ``textseg.train`` that trains each."""
 
 
