@@ -355,7 +355,6 @@ def test_validation_scores_every_kind() -> None:
         "coco/point",
         "coco/text",
         "coco/single",
-        "coco/closeup",
         "claim_error/box",
     } <= set(scores)
     assert all(0 <= value <= 1 for value in scores.values())

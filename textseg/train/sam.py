@@ -273,10 +273,10 @@ class SamTrainer:
             return validate(self.model.sam, self.config.model, pictures, tokens)
 
     def export(self, folder: str | Path) -> None:
-        """Write the averaged weights into ``folder``, each network's replaced whole; without phrases there is one."""
+        """Write the averaged weights into ``folder``, each network's replaced whole; of close-ups alone it is one."""
         folder, config = Path(folder), self.config
         parts: dict[str, Callable[[Path], object]] = {config.sam_folder: partial(save_sam, self.model.sam)}
-        if config.clip:
+        if config.closeups.share < 1.0:
             parts["text_prompt"] = self.model.text.save
         with self.ema.applied(self.model):
             for name, save in parts.items():
