@@ -27,6 +27,21 @@ def windows_around(boxes_xyxy: Float, grow: float, least: float) -> Float:
     return np.concatenate([corner, side[:, None]], axis=1).astype(np.float32)
 
 
+def windows_of(boxes_xyxy: Float, logits: Float, size_hw: tuple[int, int], grow: float, least: float) -> Float:
+    """Return float32 (N, 3): the windows around N prompts' boxes; where a row is NaN, around its rough mask's extent.
+
+    ``logits`` (N, h, w) are the rough masks over a whole picture of ``size_hw`` pixels; else as ``windows_around``.
+    """
+    shown = [extent(rough > 0, size_hw) for rough in logits]
+    return windows_around(np.where(np.isnan(boxes_xyxy), np.reshape(shown, (-1, 4)), boxes_xyxy), grow, least)
+
+
+def box_in(window: Float, box_xyxy: Float, size: int) -> Float:
+    """Return float32 (4,): a box in pixels of a window's crop of ``size``; NaN stays NaN."""
+    x, y, side = (float(v) for v in window)
+    return ((np.asarray(box_xyxy, np.float32) - np.array([x, y, x, y], np.float32)) * (size / side)).astype(np.float32)
+
+
 def window_around(box_xyxy: Float, grow: float, least: float, shift_xy: Sequence[float]) -> Float:
     """Return float32 (3,): the window about one box (4,), moved by shares of its side."""
     x, y, side = windows_around(box_xyxy, grow, least)[0]
@@ -118,6 +133,11 @@ def cover(window: Float, box_xyxy: Float, size: int) -> Float:
         first, last = (float(low) - start) * size / side, (float(high) - start) * size / side
         lines.append(np.clip(np.minimum(place + 1, last) - np.maximum(place, first), 0, 1))
     return np.asarray(lines[0][:, None] * lines[1][None], np.float32)
+
+
+def shows(window: Float, size_hw: tuple[int, int], size: int) -> Bool:
+    """Return bool (size, size): which pixels of a crop lie, for the most part, on a picture of ``size_hw`` pixels."""
+    return cover(window, np.array([0, 0, size_hw[1], size_hw[0]], np.float32), size) > 0.5
 
 
 def distinct(masks: Bool) -> tuple[Int, Int]:

@@ -36,10 +36,9 @@ def masked_crop(
     """
     height, width = levels[0].shape[:2]
     out: UInt8 = closeup.cut_level(levels, window, size)
-    whole = np.array([0, 0, width, height], np.float32)
-    inside = closeup.cover(window, whole, size) > 0.5
+    inside = closeup.shows(window, (height, width), size)
     if mask is not None:
-        covered = whole if covered_xyxy is None else covered_xyxy
+        covered = np.array([0, 0, width, height], np.float32) if covered_xyxy is None else covered_xyxy
         per = np.array(mask.shape[::-1], np.float32) / (covered[2:] - covered[:2])  # the mask's pixels a picture pixel
         corner, step = (window[:2] - covered[:2]) * per, window[2] / size * per
         hit = closeup.resample(mask.astype(np.uint8) * 255, (corner[0], corner[1]), (step[0], step[1]), (size, size))

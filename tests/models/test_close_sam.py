@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from textseg import image as images
-from textseg.closeup import full_mask
+from textseg.closeup import box_in, full_mask
 from textseg.errors import ConfigError, ModelError
-from textseg.models.close_sam import LIMIT, CloseSam, box_in, crop
+from textseg.models.close_sam import LIMIT, CloseSam, crop
 from textseg.models.sam_tiny import SIZE, tiny_model, tiny_processor
 from textseg.prior import box_prior
 from textseg.types import Float, Image, UInt8

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from textseg.models.edgetam_encode import Levels
 from textseg.models.sam import family
 from textseg.models.sam_input import InputSpec
 from textseg.models.sam_networks import EdgeTamNetwork
-from textseg.types import Bool, Closeups, Float, Image, UInt8
+from textseg.types import Bool, Closeups, Float, Image, Int, UInt8
 
 KIND = "edgetam"
 """The one family whose trunk takes crops cheaply; see ``models.sam.FAMILIES``."""
@@ -56,14 +56,7 @@ def crop(levels: Sequence[UInt8], window: Float, size: int) -> Crop:
         size: pixels of the crop.
     """
     height, width = levels[0].shape[:2]
-    inside = closeup.cover(window, np.array([0, 0, width, height], np.float32), size) > 0.5
-    return Crop(closeup.cut_level(levels, window, size), inside)
-
-
-def box_in(window: Float, box_xyxy: Float, size: int) -> Float:
-    """Return float32 (4,): a box in pixels of a window's crop; NaN stays NaN."""
-    x, y, side = (float(v) for v in window)
-    return ((np.asarray(box_xyxy, np.float32) - np.array([x, y, x, y], np.float32)) * (size / side)).astype(np.float32)
+    return Crop(closeup.cut_level(levels, window, size), closeup.shows(window, (height, width), size))
 
 
 class CloseSam:
@@ -102,9 +95,7 @@ class CloseSam:
             hints: no use is made of them.
         """
         cells, size = self.network.mask_hw[0], self.spec.input_hw[0]
-        shown = [closeup.extent(rough > 0, image.size_hw) for rough in logits]
-        around = np.where(np.isnan(boxes_xyxy), np.array(shown, np.float32).reshape(-1, 4), boxes_xyxy)
-        windows = closeup.windows_around(around, self.grow, LEAST)
+        windows = closeup.windows_of(boxes_xyxy, logits, image.size_hw, self.grow, LEAST)
         drawn, claims = np.zeros((len(windows), cells, cells), np.float32), np.zeros(len(windows), np.float32)
         has_box = np.asarray(~np.isnan(boxes_xyxy).any(axis=1), np.bool_)
         for rows in _batches(has_box):
@@ -112,7 +103,7 @@ class CloseSam:
             rough = np.stack([closeup.look(logits[i], windows[i], image.size_hw, cells, -LIMIT) for i in rows])
             places = None
             if has_box[rows[0]]:
-                places = np.stack([box_in(windows[i], boxes_xyxy[i], size) for i in rows])
+                places = np.stack([closeup.box_in(windows[i], boxes_xyxy[i], size) for i in rows])
             some, claims[rows] = self._ask(self.pixels(crops), places, rough)
             inside = np.stack([one.inside for one in crops])[:, :: size // cells, :: size // cells]
             drawn[rows] = np.where(inside, some.clip(-LIMIT, LIMIT), np.float32(-LIMIT))
@@ -149,7 +140,7 @@ class CloseSam:
         return drawn[:, 0, 0].numpy(), claimed[:, 0, 0].numpy()
 
 
-def _batches(has_box: Bool) -> list[Any]:
+def _batches(has_box: Bool) -> list[Int]:
     """Return the rows, int64 (n,), of each batch: of prompts with a box, then of those without."""
     kinds = (np.flatnonzero(has_box), np.flatnonzero(~has_box))
     return [rows[start : start + MOST] for rows in kinds for start in range(0, len(rows), MOST)]

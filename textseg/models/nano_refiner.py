@@ -179,9 +179,7 @@ class NanoRefiner:
         if not len(logits):
             none = np.zeros((0, size, size), np.float32)
             return Closeups(none[:, 0, :3], none, none[:, 0, 0])
-        shown = [closeup.extent(rough > 0, image.size_hw) for rough in logits]
-        boxes = np.where(np.isnan(boxes_xyxy), np.stack(shown), boxes_xyxy)
-        windows = closeup.windows_around(boxes, config.grow, config.least)
+        windows = closeup.windows_of(boxes_xyxy, logits, image.size_hw, config.grow, config.least)
         planes = []
         maps = closeup.each_hint(hints, len(logits))
         for rough, window, box, whole in zip(logits, windows, boxes_xyxy, maps, strict=True):

@@ -172,8 +172,7 @@ class Crops:
             beside = others[int(rng.integers(len(others)))]
             if beside.mask is not None:
                 other = sp.as_uint8(closeup.cut(beside.mask.astype(np.uint8) * 255, window, size))
-        scale = size / float(window[2])
-        place = ((box - np.tile(window[:2], 2)) * scale).astype(np.float32)
+        place = closeup.box_in(window, box, size)
         context = sp.RoughContext(target, other, place)
         if rng.random() < self.config.ellipse:
             rough = box_prior(place[None], (size, size), (size, size))[0]

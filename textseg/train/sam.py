@@ -143,9 +143,8 @@ class SamWithText(nn.Module):
         """
         other = EdgeTamModel.from_pretrained(folder / "sam", dtype=torch.float32)
         if len(other.vision_encoder.neck.convs) > len(self.sam.vision_encoder.neck.convs):
-            logger.info(
-                "%d of %d tensors start from %s", start_small(self.sam, other), len(self.sam.state_dict()), folder
-            )
+            fitted = start_small(self.sam, other)
+            logger.info("%d of %d tensors start from %s", fitted, len(self.sam.state_dict()), folder)
         else:
             self.sam.load_state_dict(other.state_dict())
             self.text.load_state_dict(TextPrompt.load(folder / "text_prompt").state_dict())
@@ -268,7 +267,7 @@ class SamTrainer:
         embedder, text = self.embedder, self.model.text
         tokens = None if embedder is None else (lambda phrases: text(embedder.texts(phrases)))
         with self.ema.applied(self.model):
-            if self.config.closeups.share >= 1.0:
+            if self.config.closeups.alone:
                 return validate_closeups(self.model.sam, [p for p in pictures if p.group != "scene"])
             return validate(self.model.sam, self.config.model, pictures, tokens)
 
@@ -276,7 +275,7 @@ class SamTrainer:
         """Write the averaged weights into ``folder``, each network's replaced whole; of close-ups alone it is one."""
         folder, config = Path(folder), self.config
         parts: dict[str, Callable[[Path], object]] = {config.sam_folder: partial(save_sam, self.model.sam)}
-        if config.closeups.share < 1.0:
+        if not config.closeups.alone:
             parts["text_prompt"] = self.model.text.save
         with self.ema.applied(self.model):
             for name, save in parts.items():

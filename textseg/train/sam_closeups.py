@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -50,6 +50,11 @@ class CloseupShare:
     least_side: float = 10.0
     shares: Mapping[str, float] = field(default_factory=lambda: {"scene": 0.12, "coco": 0.42, "ccp": 0.46})
 
+    @property
+    def alone(self) -> bool:
+        """Whether a run sees nothing but close-ups, and so no phrases."""
+        return self.share >= 1.0
+
 
 class Made(NamedTuple):
     """A close-up: uint8 crop (S, S, 3), target and validity (m, m); float32 box in it (4,) and rough mask (m, m)."""
@@ -66,16 +71,14 @@ class Closeups:
 
     def __init__(self, sources: Sources, config: CloseupShare, frame: int) -> None:
         self.config, self.frame = config, frame
-        self.things = Things(sources, scenes=48, uses=16)
-        self.names = list(config.shares)
-        total = sum(config.shares.values())
-        self.odds = [config.shares[name] / total for name in self.names]
+        self.sources = replace(sources, shares=dict(config.shares))
+        self.things = Things(self.sources, scenes=48, uses=16)
 
     def batch(self, side: int, rng: np.random.Generator) -> Batch:
         """One batch of crops of ``side`` pixels, a box prompt with its ellipse for each."""
         made: list[Made] = []
         while len(made) < self.config.batch:
-            name = self.names[int(rng.choice(len(self.names), p=self.odds))]
+            name = self.sources.draw_set(rng)
             drawn = self.things.of(name, rng)
             one = None if drawn is None else self.one(drawn, name, side, rng)
             if one is not None:
@@ -117,7 +120,7 @@ class Closeups:
         image, inside = close_sam.crop((drawn.image_rgb,), window, side)
         image = np.where(inside[..., None], light(image, rng), np.array(FILL_RGB, np.uint8))
         valid = inside[::STRIDE, ::STRIDE].astype(np.uint8)
-        place, rough = self._prompt(target, close_sam.box_in(window, box, side), side, rng)
+        place, rough = self._prompt(target, closeup.box_in(window, box, side), side, rng)
         if rng.random() < 0.5:
             image, target, valid, rough = image[:, ::-1], target[:, ::-1], valid[:, ::-1], rough[:, ::-1]
             place = np.array([side - place[2], place[1], side - place[0], place[3]], np.float32)

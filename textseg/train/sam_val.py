@@ -177,9 +177,7 @@ def validate_closeups(model: EdgeTamModel, pictures: list[ValPicture]) -> dict[s
         boxes = np.stack([mask_box(o.mask) for o in picture.objects])
         closeups = sam.refine(image, box_prior(boxes, image.size_hw, network.mask_hw), boxes)
         for n, thing in enumerate(picture.objects):
-            mask = full_mask(closeups, n, image.size_hw)
-            union = int((mask | thing.mask).sum())
-            found[f"{picture.group}/closeup"].append(float((mask & thing.mask).sum()) / union if union else 0.0)
+            found[f"{picture.group}/closeup"].append(_iou(full_mask(closeups, n, image.size_hw), thing.mask))
     return {key: float(np.mean(values)) for key, values in sorted(found.items())}
 
 
@@ -198,6 +196,10 @@ def _score(found: dict[str, list[float]], picture: ValPicture, kind: str, logits
 
 def full_iou(logits: Float, mask: NDArray[np.bool_]) -> float:
     """IoU at the picture's own size of low-resolution logits (m, m) over the picture with a bool (H, W) mask."""
-    got = cv2.resize(logits, mask.shape[::-1], interpolation=cv2.INTER_LINEAR) > 0
+    return _iou(cv2.resize(logits, mask.shape[::-1], interpolation=cv2.INTER_LINEAR) > 0, mask)
+
+
+def _iou(got: NDArray[np.bool_], mask: NDArray[np.bool_]) -> float:
+    """IoU of two (H, W) masks; 0 where both are empty."""
     union = int((got | mask).sum())
     return float((got & mask).sum()) / union if union else 0.0
