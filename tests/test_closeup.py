@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from textseg import closeup
+from textseg.closeup import Rough
 from textseg.types import LEAST_LEVEL, Image
 
 
@@ -53,8 +54,8 @@ def test_what_is_looked_at_comes_back_to_its_place() -> None:
     logits = np.full((60, 80), -6, np.float32)
     logits[20:35, 30:50] = 6
     window = np.array([44, 24, 64], np.float32)  # the mask is at 60..100 by 40..70 pixels of the picture
-    near = closeup.look(logits, window, size_hw, 56, -8)
-    back = closeup.paste(near, window, size_hw, (60, 80), -8)
+    near = closeup.look(Rough.whole(logits, size_hw), window, 56)
+    back = closeup.paste(near, window, size_hw, (60, 80))
     np.testing.assert_array_equal(back > 0, logits > 0)
     full = closeup.paste(near, window, size_hw, size_hw, -1) > 0
     ys, xs = np.nonzero(full)
@@ -62,11 +63,13 @@ def test_what_is_looked_at_comes_back_to_its_place() -> None:
 
 
 def test_specks_do_not_stretch_the_extent_of_a_mask() -> None:
-    mask = np.zeros((50, 100), np.bool_)
-    mask[10:30, 20:60] = True
-    mask[48, 98] = True
-    np.testing.assert_allclose(closeup.extent(mask, (100, 200)), [40, 20, 120, 60])
-    assert closeup.extent(np.zeros((4, 4), np.bool_), (8, 8)).max() == 0
+    logits = np.full((50, 100), -1, np.float32)
+    logits[10:30, 20:60] = 1
+    logits[48, 98] = 1
+    np.testing.assert_allclose(closeup.extent(Rough.whole(logits, (100, 200))), [40, 20, 120, 60])
+    moved = Rough(logits, (1000, 500, 1200, 600))
+    np.testing.assert_allclose(closeup.extent(moved), [1040, 520, 1120, 560])
+    assert closeup.extent(Rough.whole(np.zeros((4, 4), np.float32), (8, 8))).max() == 0
 
 
 def test_a_window_moves_by_shares_of_its_side() -> None:
@@ -79,12 +82,42 @@ def test_a_window_moves_by_shares_of_its_side() -> None:
 def test_logits_move_from_one_window_to_another() -> None:
     near = np.full((20, 20), -5, np.float32)
     near[5:10, 5:15] = 5  # in a window of 40 pixels at (100, 50): rows 60..70, columns 110..130
-    moved = closeup.regrid(near, np.array([100, 50, 40], np.float32), np.array([90, 40, 80], np.float32), 80, -8.0)
+    moved = closeup.look(Rough.near(near, np.array([100, 50, 40])), np.array([90, 40, 80], np.float32), 80)
     ys, xs = np.nonzero(moved > 0)
     assert (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1) == (20, 20, 40, 30)
     assert (moved[:8] == -8).all()
-    same = closeup.regrid(near, np.array([3, 4, 5], np.float32), np.array([3, 4, 5], np.float32), 20, -8.0)
+    same = closeup.look(Rough.near(near, np.array([3, 4, 5])), np.array([3, 4, 5], np.float32), 20)
     np.testing.assert_allclose(same, near)
+
+
+def test_a_rough_mask_has_its_place_in_the_mirror_image() -> None:
+    logits = np.full((4, 6), -8, np.float32)
+    logits[1, 0] = 5
+    x0, y0, x1, y1 = closeup.extent(Rough(logits, (10, 20, 22, 28)))
+    mirrored = Rough(logits, (10, 20, 22, 28)).mirrored(100)
+    np.testing.assert_allclose(closeup.extent(mirrored), [100 - x1, y0, 100 - x0, y1])
+
+
+def test_what_is_smaller_than_a_pixel_does_not_get_lost() -> None:
+    near = np.full((40, 40), -6, np.float32)
+    near[10:30, 15:25] = 6
+    window, size_hw = np.array([300, 200, 8], np.float32), (3000, 4000)
+    assert not (closeup.paste(near, window, size_hw, (112, 112)) > 0).any()
+    out = closeup.coarse(near, window, size_hw, (112, 112))
+    assert np.argwhere(out > 0).tolist() == [[int(204 * 112 / 3000), int(304 * 112 / 4000)]]
+    nothing = closeup.coarse(np.full((40, 40), -6, np.float32), window, size_hw, (112, 112))
+    assert not (nothing > 0).any()
+    large = np.array([300, 200, 2000], np.float32)
+    pasted = closeup.paste(near, large, size_hw, (112, 112))
+    np.testing.assert_array_equal(closeup.coarse(near, large, size_hw, (112, 112)), pasted)
+
+
+def test_masks_of_different_groups_are_never_alike() -> None:
+    masks = np.ones((3, 2, 2), np.bool_)
+    unlike, owner = closeup.distinct(masks)
+    assert (unlike.tolist(), owner.tolist()) == ([0], [0, 0, 0])
+    unlike, owner = closeup.distinct(masks, np.array([4, 7, 4]))
+    assert (unlike.tolist(), owner.tolist()) == ([0, 1], [0, 1, 0])
 
 
 def test_hints_of_zeros_are_none() -> None:

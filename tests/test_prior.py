@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from textseg.prior import box_prior
+from textseg import closeup
+from textseg.prior import box_prior, box_rough
 
 
 def test_it_is_high_inside_and_low_outside() -> None:
@@ -17,6 +19,17 @@ def test_it_is_high_inside_and_low_outside() -> None:
     inside = np.argwhere(prior[0] > 0)
     assert inside.min(axis=0).tolist() == [20, 5]
     assert inside.max(axis=0).tolist() == [39, 14]
+
+
+@pytest.mark.parametrize("box", [(20, 40, 60, 60), (3000, 2000, 3012, 2030), (-3, 0, 5, 4)])
+def test_a_box_has_an_ellipse_as_fine_as_itself(box: tuple[float, ...]) -> None:
+    rough = box_rough(np.array(box, np.float32))
+    side = max(box[2] - box[0], box[3] - box[1])
+    np.testing.assert_allclose(closeup.extent(rough), box, atol=0.06 * side)  # the ellipse's tips are thin
+    window = closeup.windows_around(np.array([box], np.float32), 1.5, 1.0)[0]
+    inside = closeup.box_in(window, np.array(box, np.float32), 48)
+    want = box_prior(inside[None], (48, 48), (48, 48))[0]
+    assert np.abs(closeup.look(rough, window, 48) - want).max() < 0.5
 
 
 def test_no_boxes_and_tiny_boxes() -> None:

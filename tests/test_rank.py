@@ -147,6 +147,30 @@ def test_what_the_caller_points_at_is_not_measured_against_another_of_his_boxes(
     assert len(accepted) == 2
 
 
+def test_whoever_points_at_two_things_gets_two_masks_though_one_lies_on_the_other() -> None:
+    q = query("car")
+    scored, accepted, _ = run(q, DETECTOR_ONLY, [[LEFT], [LEFT], [CORNER]], [0.9, 0.8, 0.7], [0] * 3)
+    assert len(accepted) == 1  # type: ignore[arg-type]
+    accepted, _ = choose.select(replace(scored, sources=("user",) * 3), q, DETECTOR_ONLY)
+    assert accepted.prompt_index.tolist() == [0, 1, 2]
+    backwards, _ = choose.select(replace(scored, sources=("user",) * 3, scores=scored.scores[::-1]), q, DETECTOR_ONLY)
+    assert backwards.prompt_index.tolist() == [0, 1, 2]  # in the order in which they were asked for
+    two = query("car", "dog")  # one thing of two names keeps the likelier one
+    scored, _, _ = run(two, DETECTOR_ONLY, [[LEFT], [LEFT]], [0.6, 0.8], [0, 1])
+    accepted, _ = choose.select(replace(scored, sources=("user",) * 2), two, DETECTOR_ONLY)
+    assert accepted.labels == ("dog",)
+
+
+def test_a_mask_drawn_again_is_as_large_as_its_closeup_says() -> None:
+    proposals, prompts, candidates = stages([[LEFT], [RIGHT]], [0.9, 0.9], [0, 0])
+    near = np.full((1, 2, 2), -5, np.float32)
+    near[0, 0] = 5  # half of a window of a quarter of the picture
+    closeups = Closeups(np.array([[1, 1, 2]], np.float32), near, np.full(1, 0.5, np.float32))
+    drawn = replace(candidates, closeups=closeups, closeup_index=np.array([[0], [-1]]))
+    scored = rank.score(IMAGE, query("car"), proposals, prompts, drawn, None, DETECTOR_ONLY)
+    np.testing.assert_allclose(scored.areas, [1 / 8, 1 / 2])
+
+
 def test_each_phrases_closest_miss_is_kept() -> None:
     config = RankConfig(weights={"detector": 1.0}, max_rejected=1)
     _, _, rejected = run(query("cat", "dog"), config, [[LEFT], [CORNER], [RIGHT]], [0.4, 0.3, 0.1], [0, 0, 1])

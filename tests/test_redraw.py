@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +11,13 @@ import pytest
 
 from tests.fakes import RED_BOX, fake_pipeline, scene
 from textseg import closeup
+from textseg.closeup import Rough
 from textseg.errors import ConfigError
 from textseg.prompt import user_prompts
 from textseg.redraw import Both, RedrawConfig, redraw
 from textseg.types import Candidates, Closeups, Float, Frame, Image, Proposals
+
+NOTHING = Rough.whole(np.zeros((8, 8), np.float32), (40, 40))
 
 
 class Stamp:
@@ -25,13 +29,13 @@ class Stamp:
         self.asked: list[int] = []
         self.hints: Float | None = None
 
-    def refine(self, image: Image, logits: Float, boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
-        self.asked.append(len(logits))
+    def refine(self, image: Image, roughs: Sequence[Rough], boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
+        self.asked.append(len(roughs))
         self.hints = hints
-        near = np.full((len(logits), 8, 8), -8, np.float32)
+        near = np.full((len(roughs), 8, 8), -8, np.float32)
         near[:, 2:6, 2:6] = 8
         windows = closeup.windows_around(np.nan_to_num(boxes_xyxy, nan=4.0), 2.0, 4.0)
-        return Closeups(windows, near, np.full(len(logits), 0.7, np.float32))
+        return Closeups(windows, near, np.full(len(roughs), 0.7, np.float32))
 
 
 def given(phrases: list[int], scores: list[float], source: str = "detector") -> tuple[Proposals, Candidates]:
@@ -60,30 +64,29 @@ def chosen(candidates: Candidates) -> list[bool]:
 class Wide(Stamp):
     """Fills its whole window, twice as wide as the other's, and is less sure."""
 
-    rough: Float
+    roughs: Sequence[Rough]
 
-    def refine(self, image: Image, logits: Float, boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
-        self.asked.append(len(logits))
-        self.rough = logits
+    def refine(self, image: Image, roughs: Sequence[Rough], boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
+        self.asked.append(len(roughs))
+        self.roughs = roughs
         windows = closeup.windows_around(boxes_xyxy, 4.0, 4.0)
-        return Closeups(windows, np.full((len(logits), 4, 4), 4, np.float32), np.full(len(logits), 0.5, np.float32))
+        return Closeups(windows, np.full((len(roughs), 4, 4), 4, np.float32), np.full(len(roughs), 0.5, np.float32))
 
 
 def test_the_second_refiner_starts_from_what_the_first_drew() -> None:
     image = fake_pipeline().open(scene((40, 40), {})).image
     second = Wide()
     boxes = np.array([[10, 10, 30, 30]], np.float32)  # a stamp is half of a window twice as wide: the box itself
-    Both(Stamp(), second).refine(image, np.zeros((1, 8, 8), np.float32), boxes)
-    ys, xs = np.nonzero(second.rough[0] > 0)
-    seen = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]) * 40 / second.rough.shape[-1]
-    np.testing.assert_allclose(seen, boxes[0], atol=0.5)
-    none = Both(Stamp(), second).refine(image, np.zeros((0, 8, 8), np.float32), np.zeros((0, 4), np.float32))
+    Both(Stamp(), second).refine(image, [NOTHING], boxes)
+    np.testing.assert_allclose(closeup.extent(second.roughs[0]), boxes[0])
+    none = Both(Stamp(), second).refine(image, [], np.zeros((0, 4), np.float32))
     assert len(none) == 0
 
 
 def test_two_refiners_give_the_mean_of_their_drawings() -> None:
     image = fake_pipeline().open(scene((40, 40), {})).image
-    rough, boxes = np.zeros((2, 8, 8), np.float32), np.array([[10, 10, 30, 30], [4, 4, 12, 12]], np.float32)
+    boxes = np.array([[10, 10, 30, 30], [4, 4, 12, 12]], np.float32)
+    rough = [NOTHING] * 2
     one, both = Stamp().refine(image, rough, boxes), Both(Stamp(), Wide()).refine(image, rough, boxes)
     np.testing.assert_array_equal(both.windows, one.windows)
     np.testing.assert_allclose(both.logits, (one.logits + 4) / 2)
@@ -135,6 +138,38 @@ def test_each_phrases_best_come_first_within_the_budgets() -> None:
     assert chosen(after) == [True, True, False, True]
 
 
+def test_two_boxes_of_the_callers_are_drawn_each_however_alike_the_segmenter_masks_them() -> None:
+    image = fake_pipeline().open(scene((40, 40), {})).image
+    proposals, candidates = given([0, 0, 0], [1, 1, 1], "user")
+    masks = np.repeat(candidates.logits[:1, :1], 3, axis=0)
+    alike = replace(candidates, logits=masks, predicted_iou=candidates.predicted_iou[:, :1])
+    boxes = np.array([[10, 10, 12, 12], [10, 10, 12, 12], [12, 10, 14, 12]], np.float32)
+    prompts = user_prompts(np.arange(3), boxes_xyxy=boxes, multimask=False)
+    after = redraw(Stamp(), image, proposals, prompts, alike, RedrawConfig(own_ellipses=True))
+    assert after.closeup_index.tolist() == [[0], [0], [1]]  # the same box twice is one
+    assert after.closeups.windows[:, 0].tolist() == [9, 11]
+
+
+def test_a_small_box_of_a_large_picture_is_drawn_from_its_own_ellipse() -> None:
+    class Kept(Stamp):
+        def refine(
+            self, image: Image, roughs: Sequence[Rough], boxes_xyxy: Float, hints: Float | None = None
+        ) -> Closeups:
+            self.roughs = roughs
+            return super().refine(image, roughs, boxes_xyxy, hints)
+
+    rgb = scene((600, 800), {})
+    refiner = Kept()
+    box = (700, 500, 708, 505)
+    result = fake_pipeline(refiner=refiner).with_config(
+        replace(fake_pipeline().config, redraw=RedrawConfig(own_ellipses=True))
+    )
+    answer = result.open(rgb).segment(box=box)
+    np.testing.assert_allclose(closeup.extent(refiner.roughs[0]), box, atol=0.4)
+    assert len(answer) == 1  # a mask of a few pixels is none of the segmenter's, which are 12 pixels wide
+    assert answer.masks.sum() == pytest.approx(64, abs=20)
+
+
 def test_the_callers_own_prompts_are_always_drawn_again() -> None:
     after = drawn(*given([0, 0], [1, 1], "user"), RedrawConfig(per_phrase=0, total=0))
     assert after.closeup_index.tolist() == [[0, 1], [2, 3]]  # a click may mean a thing or a part of it
@@ -150,9 +185,11 @@ def test_without_a_box_another_look_is_taken_around_what_was_drawn(looks: int) -
     class Shrink(Stamp):
         """Looks at the whole mask that it is given, and draws a thing of half its size."""
 
-        def refine(self, image: Image, logits: Float, boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
-            shown = np.stack([closeup.extent(mask > 0, image.size_hw) for mask in logits])
-            closeups = super().refine(image, logits, np.where(np.isnan(boxes_xyxy), shown, boxes_xyxy), hints)
+        def refine(
+            self, image: Image, roughs: Sequence[Rough], boxes_xyxy: Float, hints: Float | None = None
+        ) -> Closeups:
+            shown = np.stack([closeup.extent(rough) for rough in roughs])
+            closeups = super().refine(image, roughs, np.where(np.isnan(boxes_xyxy), shown, boxes_xyxy), hints)
             near = np.full_like(closeups.logits, -8)
             near[:, 3:5, 3:5] = 8
             return Closeups(closeups.windows, near, closeups.predicted_iou)
@@ -172,8 +209,10 @@ def test_without_a_box_another_look_is_taken_around_what_was_drawn(looks: int) -
 
 def test_where_nothing_was_drawn_there_is_nothing_to_look_at_again() -> None:
     class Blank(Stamp):
-        def refine(self, image: Image, logits: Float, boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
-            closeups = super().refine(image, logits, boxes_xyxy, hints)
+        def refine(
+            self, image: Image, roughs: Sequence[Rough], boxes_xyxy: Float, hints: Float | None = None
+        ) -> Closeups:
+            closeups = super().refine(image, roughs, boxes_xyxy, hints)
             return Closeups(closeups.windows, np.full_like(closeups.logits, -8), closeups.predicted_iou)
 
     proposals, candidates = given([0], [0.9])
@@ -191,8 +230,10 @@ def test_a_budget_too_small_is_refused(setting: dict[str, int], least: int) -> N
 
 def test_specks_are_taken_away_and_pinholes_filled() -> None:
     class Spotted(Stamp):
-        def refine(self, image: Image, logits: Float, boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
-            plain = super().refine(image, logits, boxes_xyxy, hints)
+        def refine(
+            self, image: Image, roughs: Sequence[Rough], boxes_xyxy: Float, hints: Float | None = None
+        ) -> Closeups:
+            plain = super().refine(image, roughs, boxes_xyxy, hints)
             near = plain.logits.copy()  # a square of 16
             near[:, 3, 3], near[:, 0, 0], near[:, 7, 6:8] = -3, 2, 1
             return replace(plain, logits=near)
@@ -254,13 +295,13 @@ class Lopsided(Stamp):
         super().__init__()
         self.boxes: list[list[float]] = []
 
-    def refine(self, image: Image, logits: Float, boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
+    def refine(self, image: Image, roughs: Sequence[Rough], boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
         self.boxes += boxes_xyxy.tolist()
-        drawn = super().refine(image, logits, boxes_xyxy, hints)
-        near = np.full((len(logits), 8, 8), -4, np.float32)
+        drawn = super().refine(image, roughs, boxes_xyxy, hints)
+        near = np.full((len(roughs), 8, 8), -4, np.float32)
         near[:, :, :4] = 8
         claim = 0.9 if image.rgb[0, 0, 0] == 0 else 0.5
-        return Closeups(drawn.windows, near, np.full(len(logits), claim, np.float32))
+        return Closeups(drawn.windows, near, np.full(len(roughs), claim, np.float32))
 
 
 @pytest.mark.parametrize(("source", "twice"), [("user", True), ("detector", False)])
@@ -282,11 +323,11 @@ def test_what_the_caller_points_at_is_drawn_in_the_mirror_image_too(source: str,
 class Copier(Stamp):
     """A refiner that draws what it is given, and is surer of ellipses, whose middle is higher than their rim."""
 
-    def refine(self, image: Image, logits: Float, boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
+    def refine(self, image: Image, roughs: Sequence[Rough], boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
         windows = closeup.windows_around(np.nan_to_num(boxes_xyxy, nan=20.0), 1.0, 4.0)
-        near = [closeup.look(one, w, image.size_hw, 8, -8) for one, w in zip(logits, windows, strict=True)]
-        self.asked.append(len(logits))
-        surer = (np.abs(logits).max(axis=(1, 2)) < 5).astype(np.float32)
+        near = [closeup.look(one, w, 8) for one, w in zip(roughs, windows, strict=True)]
+        self.asked.append(len(roughs))
+        surer = np.array([np.abs(rough.logits).max() < 5 for rough in roughs], np.float32)
         return Closeups(windows, np.stack(near), 0.5 + 0.4 * surer)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
 from tests.fakes import FakeSegmenter, fake_pipeline, scene
 from textseg import geometry, image, refine
+from textseg.closeup import Rough, extent
 from textseg.errors import ConfigError, ShapeError
 from textseg.everything import EverythingOptions, everything
 from textseg.refine import RefineOptions
@@ -119,7 +122,8 @@ class Exact:
 
     model_id = "exact"
 
-    def refine(self, picture: image.Image, logits: np.ndarray, boxes_xyxy: np.ndarray) -> Closeups:
+    def refine(self, picture: image.Image, roughs: Sequence[Rough], boxes_xyxy: np.ndarray) -> Closeups:
+        self.asked = roughs
         window = np.array([[280, 180, 80]], np.float32)
         near = np.full((1, 80, 80), -6, np.float32)
         near[0, BOX[1] - 180 : BOX[3] - 180, BOX[0] - 280 : BOX[2] - 280] = 6
@@ -128,7 +132,10 @@ class Exact:
 
 def test_a_mask_refiner_draws_in_the_segmenters_place() -> None:
     picture, coarse, true = coarse_and_true()
-    refined = refine.refine(Exact(), picture, coarse, RefineOptions(snap=0))
+    exact = Exact()
+    refined = refine.refine(exact, picture, coarse, RefineOptions(snap=0))
+    want = geometry.mask_boxes(coarse)[0]
+    np.testing.assert_allclose(extent(exact.asked[0]), want, atol=1)  # as fine as the mask, not as the picture
     assert (refined.masks[0] == true).all()
     assert refined.changed.all() and refined.zoom[0] == pytest.approx(8)
     elsewhere = np.zeros_like(true)

@@ -18,7 +18,8 @@ class Choice:
     """Which candidates won and which lost.
 
     Attributes:
-        accepted: int64 (K,) indices into ``Scored``: in the order of the phrases, best first within each.
+        accepted: int64 (K,) indices into ``Scored``: in the order of the phrases, best first within each; what the
+            caller points at in the order in which he does.
         rejected: int64 (R,) indices, best first; how many, says ``RankConfig.max_rejected``.
         reasons: M strings, why each candidate lost; "" for the winners.
     """
@@ -41,7 +42,9 @@ def choose(scored: Scored, query: Query, config: RankConfig, thresholds: Float |
     order = np.argsort(-scored.scores, kind="stable")
     reasons = _reasons(scored, query, order, limits, config)
     accepted = [int(i) for i in order if not reasons[i]]
-    accepted.sort(key=lambda i: int(scored.phrase_index[i]))  # stable: best first stays within a phrase
+    pointed = [source == "user" for source in scored.sources]
+    # stable: best first stays within a phrase
+    accepted.sort(key=lambda i: (int(scored.phrase_index[i]), int(scored.prompt_index[i]) if pointed[i] else 0))
     lost = [int(i) for i in order if reasons[i]]
     closest = {int(scored.phrase_index[i]): i for i in reversed(lost)}  # each phrase's best that lost is always kept
     kept = {*lost[: config.max_rejected], *closest.values()}
@@ -128,6 +131,8 @@ def _overlap_reason(
         if scored.prompt_index[j] == scored.prompt_index[i]:
             return "another mask of the same prompt scored higher"
         if scored.phrase_index[j] == scored.phrase_index[i]:
+            if scored.sources[i] == scored.sources[j] == "user":
+                continue  # whoever points at two things gets two masks, though one may lie on the other
             if overlap >= config.duplicate_iou:
                 return f"duplicate of a better mask (IoU {overlap:.2f})"
             if contained >= config.contained:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -16,7 +16,39 @@ from textseg import geometry
 from textseg.types import Bool, Closeups, Float, Int
 
 ALIKE_IOU = 0.9
+
+LIMIT = 8.0
+"""Logits of close looks are kept within ± this, and are the least where they do not show the picture."""
+
 _SPECKS = 0.02
+
+
+class Rough(NamedTuple):
+    """A rough mask over a rectangle of the picture: over all of it, or over a window, where it can be finer.
+
+    Attributes:
+        logits: float32 (h, w), ``-LIMIT`` or about that where nothing is; so is what lies outside.
+        over_xyxy: the rectangle in pixels of the picture; may reach beyond it.
+    """
+
+    logits: Float
+    over_xyxy: tuple[float, float, float, float]
+
+    @classmethod
+    def whole(cls, logits: Float, size_hw: tuple[int, int]) -> Rough:
+        """Of (h, w) logits over a whole picture of ``size_hw`` pixels, without padding."""
+        return cls(logits, (0.0, 0.0, float(size_hw[1]), float(size_hw[0])))
+
+    @classmethod
+    def near(cls, logits: Float, window: Float) -> Rough:
+        """Of (s, s) logits over a window."""
+        x, y, side = (float(v) for v in window)
+        return cls(logits, (x, y, x + side, y + side))
+
+    def mirrored(self, width: int) -> Rough:
+        """The same in the mirror image of a picture so many pixels wide."""
+        x0, y0, x1, y1 = self.over_xyxy
+        return Rough(np.ascontiguousarray(self.logits[:, ::-1]), (width - x1, y0, width - x0, y1))
 
 
 def windows_around(boxes_xyxy: Float, grow: float, least: float) -> Float:
@@ -27,13 +59,10 @@ def windows_around(boxes_xyxy: Float, grow: float, least: float) -> Float:
     return np.concatenate([corner, side[:, None]], axis=1).astype(np.float32)
 
 
-def windows_of(boxes_xyxy: Float, logits: Float, size_hw: tuple[int, int], grow: float, least: float) -> Float:
-    """Return float32 (N, 3): the windows around N prompts' boxes; where a row is NaN, around its rough mask's extent.
-
-    ``logits`` (N, h, w) are the rough masks over a whole picture of ``size_hw`` pixels; else as ``windows_around``.
-    """
-    shown = [extent(rough > 0, size_hw) for rough in logits]
-    return windows_around(np.where(np.isnan(boxes_xyxy), np.reshape(shown, (-1, 4)), boxes_xyxy), grow, least)
+def windows_of(boxes_xyxy: Float, roughs: Sequence[Rough], grow: float, least: float) -> Float:
+    """Return float32 (N, 3): the windows around N boxes (N, 4); where a row is NaN, around its rough mask's extent."""
+    shown = np.reshape([extent(rough) for rough in roughs], (-1, 4))
+    return windows_around(np.where(np.isnan(boxes_xyxy), shown, boxes_xyxy), grow, least)
 
 
 def box_in(window: Float, box_xyxy: Float, size: int) -> Float:
@@ -48,18 +77,19 @@ def window_around(box_xyxy: Float, grow: float, least: float, shift_xy: Sequence
     return np.array([x + shift_xy[0] * side, y + shift_xy[1] * side, side], np.float32)
 
 
-def extent(mask: Bool, size_hw: tuple[int, int]) -> Float:
-    """Return float32 (4,): about what box of a picture of ``size_hw`` pixels an (h, w) mask over it fills.
+def extent(rough: Rough) -> Float:
+    """Return float32 (4,): about what box of the picture a rough mask fills.
 
     Stray specks, less than a fiftieth of the mask at each side, do not count. An empty mask has the box of no size.
     """
+    mask, (x0, y0, x1, y1) = rough.logits > 0, rough.over_xyxy
     sides = []
-    for axis, size in ((0, size_hw[1]), (1, size_hw[0])):
+    for axis, start, size in ((0, x0, x1 - x0), (1, y0, y1 - y0)):
         share = np.cumsum(mask.sum(axis=axis, dtype=np.float64))
         if not share[-1]:
             return np.zeros(4, np.float32)
         low, high = np.searchsorted(share / share[-1], (_SPECKS, 1 - _SPECKS))
-        sides.append((low * size / len(share), (high + 1) * size / len(share)))
+        sides.append((start + low * size / len(share), start + (high + 1) * size / len(share)))
     return np.array([sides[0][0], sides[1][0], sides[0][1], sides[1][1]], np.float32)
 
 
@@ -140,16 +170,18 @@ def shows(window: Float, size_hw: tuple[int, int], size: int) -> Bool:
     return cover(window, np.array([0, 0, size_hw[1], size_hw[0]], np.float32), size) > 0.5
 
 
-def distinct(masks: Bool) -> tuple[Int, Int]:
+def distinct(masks: Bool, groups: Int | None = None) -> tuple[Int, Int]:
     """Return which masks (S, h, w) need a look of their own, (U,), and which of those each of the S is like, (S,).
 
-    SAM's three masks of a clear prompt, or one thing found for two phrases, are nearly the same crop.
+    SAM's three masks of a clear prompt, or one thing found for two phrases, are nearly the same crop. Those of
+    different ``groups`` (S,) are never alike: of small things the masks may not tell.
     """
     iou = geometry.mask_iou(masks, masks)  # (S, S)
+    groups = np.zeros(len(masks), np.int64) if groups is None else groups
     unlike: list[int] = []
     owner = np.zeros(len(masks), np.int64)
     for i in range(len(masks)):
-        like = [k for k, j in enumerate(unlike) if iou[i, j] >= ALIKE_IOU]
+        like = [k for k, j in enumerate(unlike) if iou[i, j] >= ALIKE_IOU and groups[i] == groups[j]]
         owner[i] = like[0] if like else len(unlike)
         if not like:
             unlike.append(i)
@@ -161,28 +193,33 @@ def each_hint(hints: Float | None, count: int) -> list[Float | None]:
     return [None] * count if hints is None else [hint if hint.any() else None for hint in hints]
 
 
-def look(logits: Float, window: Float, size_hw: tuple[int, int], size: int, outside: float) -> Float:
-    """Return float32 (size, size): what (h, w) logits over a whole picture of ``size_hw`` pixels say in a window."""
+def look(rough: Rough, window: Float, size: int) -> Float:
+    """Return float32 (size, size): what a rough mask's logits are in a window."""
     x, y, side = (float(v) for v in window)
-    per_x, per_y = logits.shape[1] / size_hw[1], logits.shape[0] / size_hw[0]
-    corner, step = (x * per_x, y * per_y), (side * per_x / size, side * per_y / size)
-    return np.asarray(resample(logits, corner, step, (size, size), outside), np.float32)
+    (height, width), (x0, y0, x1, y1) = rough.logits.shape, rough.over_xyxy
+    per_x, per_y = width / (x1 - x0), height / (y1 - y0)
+    corner, step = ((x - x0) * per_x, (y - y0) * per_y), (side * per_x / size, side * per_y / size)
+    return np.asarray(resample(rough.logits, corner, step, (size, size), -LIMIT), np.float32)
 
 
-def regrid(near: Float, window: Float, other: Float, size: int, outside: float) -> Float:
-    """Return float32 (size, size): what (s, s) logits of a window say in another one."""
-    (x, y, side), (other_x, other_y, other_side) = (tuple(float(v) for v in one) for one in (window, other))
-    per = len(near) / side
-    corner, step = ((other_x - x) * per, (other_y - y) * per), other_side * per / size
-    return np.asarray(resample(near, corner, (step, step), (size, size), outside), np.float32)
-
-
-def paste(near: Float, window: Float, size_hw: tuple[int, int], out_hw: tuple[int, int], outside: float) -> Float:
+def paste(
+    near: Float, window: Float, size_hw: tuple[int, int], out_hw: tuple[int, int], outside: float = -LIMIT
+) -> Float:
     """Return float32 (h, w) logits over a whole picture of ``size_hw`` pixels from those (s, s) of a window."""
     x, y, side = (float(v) for v in window)
     per = len(near) / side
     step = (size_hw[1] / out_hw[1] * per, size_hw[0] / out_hw[0] * per)
     return np.asarray(resample(near, (-x * per, -y * per), step, out_hw, outside), np.float32)
+
+
+def coarse(near: Float, window: Float, size_hw: tuple[int, int], out_hw: tuple[int, int]) -> Float:
+    """Return what ``paste`` does, but a thing that is smaller than a pixel of the output does not get lost in it."""
+    out = paste(near, window, size_hw, out_hw)
+    if (near > 0).any() and not (out > 0).any():
+        x0, y0, x1, y1 = extent(Rough.near(near, window))
+        row, column = (y0 + y1) / 2 * out_hw[0] / size_hw[0], (x0 + x1) / 2 * out_hw[1] / size_hw[1]
+        out[min(max(0, int(row)), out_hw[0] - 1), min(max(0, int(column)), out_hw[1] - 1)] = near.max()
+    return out
 
 
 def full_mask(closeups: Closeups, number: int, size_hw: tuple[int, int]) -> Bool:

@@ -12,16 +12,20 @@ from dataclasses import replace
 
 import numpy as np
 
-from textseg import draw, geometry
+from textseg import closeup, draw, geometry
 from textseg.choose import Choice
+from textseg.closeup import Rough
 from textseg.errors import ConfigError, PromptError
 from textseg.pipeline import OpenPicture
 from textseg.rank import Scored
 from textseg.result import Result
-from textseg.types import Bool, Candidates, Float, Query
+from textseg.types import Bool, Candidates, Closeups, Float, Query
 
 MENDED = "mended by hand"
 """Why the mask that was mended is among the rejected afterwards."""
+
+_JOINED_SIDE = 224
+"""Pixels of the square that two masks are joined in."""
 
 _OUTSIDE = -32.0  # logit of the places for masks that a single mended mask leaves empty
 
@@ -73,53 +77,95 @@ def mend(
     pointed = picture.segment(query, points=points, labels=labels, box=box, mask=rough, multimask=True)
     xy = np.asarray([] if points is None else points, np.float32).reshape(-1, 2)
     wanted = np.ones(len(xy), bool) if labels is None else np.asarray(labels).reshape(-1) == 1
-    best, obeyed = _best(pointed.scored, xy, wanted, picture.image.size_hw)
-    logits = _logits(pointed.scored, best)
+    best, obeyed = _best(pointed.scored, xy, wanted)
+    rough = _finest(pointed.scored, best)
     if not obeyed.all():
-        logits = _corrected(picture, logits, xy[~obeyed], wanted[~obeyed])
-    return _merged(result, index, phrase, pointed, best, logits)
+        rough = _corrected(picture, rough, xy[~obeyed], wanted[~obeyed])
+    return _merged(result, index, phrase, pointed, best, rough)
 
 
-def _best(scored: Scored, xy: Float, wanted: Bool, size_hw: tuple[int, int]) -> tuple[int, Bool]:
+def _best(scored: Scored, xy: Float, wanted: Bool) -> tuple[int, Bool]:
     """Return the candidate that obeys most of the clicks (of those, the one of the best score), and which it obeys."""
     solid = np.flatnonzero(scored.areas > 0)
     if not len(solid):
         raise PromptError("no mask at that place: take the last point back, or point at another place")
-    obeyed = _inside(scored, xy, size_hw) == wanted  # (M, Q)
+    obeyed = _inside(scored, xy) == wanted  # (M, Q)
     best = int(max(solid, key=lambda m: (obeyed[m].sum(), scored.scores[m])))
     return best, obeyed[best]
 
 
-def _corrected(picture: OpenPicture, logits: Float, xy: Float, wanted: Bool) -> Float:
+def _corrected(picture: OpenPicture, rough: Rough, xy: Float, wanted: Bool) -> Rough:
     """Return the mask with what each click alone points at added, or taken off it."""
     alone = picture.segment(points=xy[:, None], multimask=True).scored
-    inside = _inside(alone, xy, picture.image.size_hw)
+    inside = _inside(alone, xy)
     for click in range(len(xy)):
         mine = np.flatnonzero((alone.proposal_index == click) & inside[:, click])
         if not len(mine):
             continue
-        part = _logits(alone, int(mine[np.argmin(alone.areas[mine])]))  # the smallest: a click means what is near
-        logits = np.maximum(logits, part) if wanted[click] else np.minimum(logits, -part)
-    return logits
+        part = _finest(alone, int(mine[np.argmin(alone.areas[mine])]))  # the smallest: a click means what is near
+        rough = union(rough, part) if wanted[click] else without(rough, part)
+    return rough
 
 
-def _logits(scored: Scored, row: int) -> Float:
-    """Return float32 (h, w): one candidate's logits, padding included."""
-    return np.asarray(scored.candidates.logits[scored.prompt_index[row], scored.mask_index[row]], np.float32)
+def union(rough: Rough, part: Rough) -> Rough:
+    """Return what is in either of two masks."""
+    some = [_bounds(one) for one in (rough, part) if (one.logits > 0).any()]
+    if not some:
+        return rough
+    window = _window(np.concatenate([np.min(some, axis=0)[:2], np.max(some, axis=0)[2:]]))
+    both = [closeup.look(one, window, _JOINED_SIDE) for one in (rough, part)]
+    return Rough.near(np.maximum(*both), window)
 
 
-def _inside(scored: Scored, xy: Float, size_hw: tuple[int, int]) -> Bool:
-    """Return bool (M, Q): whether each mask holds each point (Q, 2)."""
-    height, width = scored.masks.shape[1:]
-    columns = np.clip((xy[:, 0] * width / size_hw[1]).astype(int), 0, width - 1)
-    rows = np.clip((xy[:, 1] * height / size_hw[0]).astype(int), 0, height - 1)
-    return np.asarray(scored.masks[:, rows, columns], np.bool_)
+def without(rough: Rough, part: Rough) -> Rough:
+    """Return what is in the first of two masks and not in the second."""
+    window = _window(_bounds(rough))
+    kept, taken = (closeup.look(one, window, _JOINED_SIDE) for one in (rough, part))
+    return Rough.near(np.minimum(kept, -taken), window)
 
 
-def _merged(result: Result, index: int | None, phrase: int, pointed: Result, best: int, new_logits: Float) -> Result:
+def _bounds(rough: Rough) -> Float:
+    """Return float32 (4,): the tight box of a mask in the picture, islands and all."""
+    (height, width), (x0, y0, x1, y1) = rough.logits.shape, rough.over_xyxy
+    scale = np.array([(x1 - x0) / width, (y1 - y0) / height] * 2, np.float32)
+    box = geometry.mask_boxes((rough.logits > 0)[None])[0]
+    return np.asarray(box * scale + np.array([x0, y0, x0, y0], np.float32), np.float32)
+
+
+def _window(box_xyxy: Float) -> Float:
+    return closeup.window_around(box_xyxy, 1.25, 8.0, (0.0, 0.0))
+
+
+def _finest(scored: Scored, row: int) -> Rough:
+    """Return one candidate's mask as fine as it is known."""
+    candidates, prompt, mask = scored.candidates, scored.prompt_index[row], scored.mask_index[row]
+    number, near = int(candidates.closeup_index[prompt, mask]), candidates.closeups
+    if number >= 0:
+        return Rough.near(near.logits[number], near.windows[number])
+    inside = geometry.crop_padding(candidates.logits[prompt, mask], candidates.frame)
+    return Rough.whole(np.asarray(inside, np.float32), candidates.frame.original_hw)
+
+
+def _inside(scored: Scored, xy: Float) -> Bool:
+    """Return bool (M, Q): whether each mask, as fine as it is known, holds each point (Q, 2)."""
+    held = [_holds(_finest(scored, row), xy) for row in range(len(scored))]
+    return np.reshape(held, (len(scored), len(xy))).astype(np.bool_)
+
+
+def _holds(rough: Rough, xy: Float) -> Bool:
+    """Return bool (Q,): whether a mask holds each point."""
+    (height, width), (x0, y0, x1, y1) = rough.logits.shape, rough.over_xyxy
+    columns = np.floor((xy[:, 0] - x0) * width / (x1 - x0)).astype(int)
+    rows = np.floor((xy[:, 1] - y0) * height / (y1 - y0)).astype(int)
+    covered = (xy[:, 0] >= x0) & (xy[:, 0] <= x1) & (xy[:, 1] >= y0) & (xy[:, 1] <= y1)
+    logits = rough.logits[rows.clip(0, height - 1), columns.clip(0, width - 1)]
+    return np.asarray(covered & (logits > 0), np.bool_)
+
+
+def _merged(result: Result, index: int | None, phrase: int, pointed: Result, best: int, rough: Rough) -> Result:
     """Return the result with the new mask in place of an accepted one, or beside them; ``best`` supplies its parts."""
     number = len(result.scored)
-    scored = _with_candidate(result.scored, pointed.scored, best, phrase, new_logits)
+    scored = _with_candidate(result.scored, pointed.scored, best, phrase, rough)
     accepted = result.choice.accepted.tolist()
     rejected = result.choice.rejected.tolist()
     reasons = [*result.choice.reasons, ""]
@@ -134,17 +180,55 @@ def _merged(result: Result, index: int | None, phrase: int, pointed: Result, bes
     return replace(result, scored=scored, choice=choice, seconds=pointed.seconds)
 
 
-def _with_candidate(scored: Scored, pointed: Scored, row: int, phrase: int, new_logits: Float) -> Scored:
+def _over_all(rough: Rough, size_hw: tuple[int, int], out_hw: tuple[int, ...]) -> Float:
+    """Return float32 (h, w): a rough mask's logits over the whole picture."""
+    if _is_whole(rough, size_hw):
+        return rough.logits
+    return closeup.coarse(rough.logits, _window_of(rough), size_hw, (out_hw[0], out_hw[1]))
+
+
+def _with_closeup(
+    closeups: Closeups, rough: Rough, iou: float, grid_hw: tuple[int, ...], size_hw: tuple[int, int]
+) -> Closeups:
+    """Return the closeups with one more, the last, where that is finer than the masks' own grid."""
+    window = _window_of(rough)
+    size = closeups.logits.shape[-1] if len(closeups) else len(rough.logits)
+    if _is_whole(rough, size_hw) or window[2] / size > max(size_hw[0] / grid_hw[0], size_hw[1] / grid_hw[1]):
+        return closeups
+    near = closeup.look(rough, window, size)
+    kept = (closeups.windows, closeups.logits, closeups.predicted_iou) if len(closeups) else ()
+    new = (window[None], near[None], np.array([iou], np.float32).clip(0, 1))
+    return Closeups(*(np.concatenate(pair) for pair in zip(kept, new, strict=True))) if kept else Closeups(*new)
+
+
+def _is_whole(rough: Rough, size_hw: tuple[int, int]) -> bool:
+    return rough.over_xyxy == Rough.whole(rough.logits, size_hw).over_xyxy
+
+
+def _window_of(rough: Rough) -> Float:
+    x0, y0, x1, _ = rough.over_xyxy
+    return np.array([x0, y0, x1 - x0], np.float32)
+
+
+def _with_candidate(scored: Scored, pointed: Scored, row: int, phrase: int, rough: Rough) -> Scored:
     """Return the candidates with one more, the last, as the single mask of a prompt of its own."""
     mine = scored.candidates
     p, c = mine.predicted_iou.shape
     prompt, mask = int(pointed.prompt_index[row]), int(pointed.mask_index[row])
-    logits = np.full((1, c, *new_logits.shape), _OUTSIDE, np.float32)
-    logits[0, 0] = new_logits
+    logits = np.full((1, c, *mine.logits.shape[2:]), _OUTSIDE, np.float32)
+    inside = geometry.crop_padding(logits, mine.frame)[0, 0]  # (h, w), a view
+    inside[:] = _over_all(rough, mine.frame.original_hw, inside.shape)
     iou = np.zeros((1, c), np.float32)
     iou[0, 0] = pointed.candidates.predicted_iou[prompt, mask]
+    closeups = _with_closeup(mine.closeups, rough, float(iou[0, 0]), inside.shape, mine.frame.original_hw)
+    number = np.full((1, c), -1, np.int64)
+    number[0, 0] = len(mine.closeups) if len(closeups) > len(mine.closeups) else -1
     candidates = Candidates(
-        np.concatenate([mine.logits, logits]), np.concatenate([mine.predicted_iou, iou]), mine.frame
+        np.concatenate([mine.logits, logits]),
+        np.concatenate([mine.predicted_iou, iou]),
+        mine.frame,
+        closeups,
+        np.concatenate([mine.closeup_index, number]),
     )
     last = [row]
     masks = geometry.crop_padding(candidates.logits[p:, :1], mine.frame)[:, 0] > 0  # (1, h, w)

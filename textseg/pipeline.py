@@ -159,6 +159,9 @@ class OpenPicture:
     ) -> Result:
         """Return the masks of what the phrases name, of what is pointed at, or of both together.
 
+        Of N boxes (points, rough masks) come N masks, in their order and whether or not they overlap; one that the
+        segmenter finds nothing for is among the rejected, as ``proposal_index`` tells.
+
         Args:
             phrases: one phrase or several; None when only pointing.
             box: (4,) or (N, 4) xyxy in pixels of the original picture.

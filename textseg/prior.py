@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from textseg.closeup import Rough, windows_around
 from textseg.types import Float
+
+_SIDE = 96
 
 
 def box_prior(boxes_xyxy: Float, size_hw: tuple[int, int], out_hw: tuple[int, int], peak: float = 4.0) -> Float:
@@ -28,3 +31,11 @@ def box_prior(boxes_xyxy: Float, size_hw: tuple[int, int], out_hw: tuple[int, in
     down = (np.arange(out_hw[0], dtype=np.float32) + 0.5 - (y0 + y1) / 2) / np.maximum((y1 - y0) / 2, 0.5)
     distance = down[:, :, None] ** 2 + across[:, None, :] ** 2  # (N, h, w), 1 on the ellipse
     return np.asarray(np.clip(peak * (1.0 - distance), -peak, peak), dtype=np.float32)
+
+
+def box_rough(box_xyxy: Float) -> Rough:
+    """What ``box_prior`` gives for one box (4,), over a window twice as large: as fine for small boxes as for large."""
+    window = windows_around(box_xyxy, 2.0, 1.0)[0]
+    x, y, side = (float(v) for v in window)
+    placed = (np.asarray(box_xyxy, np.float32) - np.array([x, y, x, y], np.float32)) * np.float32(_SIDE / side)
+    return Rough.near(box_prior(placed, (_SIDE, _SIDE), (_SIDE, _SIDE))[0], window)

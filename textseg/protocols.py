@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from textseg.closeup import Rough
 from textseg.types import Bool, Candidates, Closeups, Embedding, Float, Image, Int, Prompts, Proposals, UInt8
 from textseg.vocabulary import Vocabulary
 
@@ -94,12 +95,12 @@ class MaskRefiner(Protocol):
 
     model_id: str
 
-    def refine(self, image: Image, logits: Float, boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
+    def refine(self, image: Image, roughs: Sequence[Rough], boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
         """Draw N masks of one picture again.
 
         Args:
             image: the picture.
-            logits: float32 (N, h, w) over the whole picture, without padding; N may be 0.
+            roughs: the N masks as they are so far; N may be 0.
             boxes_xyxy: float32 (N, 4), the prompts' boxes in pixels of the picture; NaN rows: none.
             hints: float32 (N, h', w') logits over the whole picture, where a detector sees the phrase; rows of
                 zeros, and None: none.

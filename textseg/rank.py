@@ -177,7 +177,7 @@ def score(
         "agreement": _agreement(masks, proposals, proposal_index, image.size_hw),
         "color": color_part(image.levels, query.prompts, masks, phrase_index),
     }
-    areas = masks.mean(axis=(1, 2), dtype=np.float32)
+    areas = _areas(masks, candidates, image.size_hw)
     spoken = p > 0 and any(phrase.prompt for phrase in query.phrases)
     if spoken and name_regions is not None:
         one, of = _apart(candidates, phrase_index)
@@ -211,6 +211,15 @@ def _apart(candidates: Candidates, phrase_index: Int) -> tuple[Int, Int]:
     keys = np.stack([phrase_index, np.where(numbers < 0, own, numbers)], axis=1)
     _, one, of = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     return one, of.reshape(-1)
+
+
+def _areas(masks: Bool, candidates: Candidates, size_hw: tuple[int, int]) -> Float:
+    """Return float32 (M,): the share of the picture that each mask fills, by its closeup where there is one."""
+    areas = np.asarray(masks.mean(axis=(1, 2), dtype=np.float32), np.float32)
+    near, index = candidates.closeups, candidates.closeup_index.reshape(-1)
+    drawn = (near.logits > 0).mean(axis=(1, 2)) * near.windows[:, 2] ** 2 / (size_hw[0] * size_hw[1])
+    finer = np.append(drawn, 0)[index]  # 0 where there is none
+    return np.asarray(np.where(finer > 0, finer, areas), np.float32)
 
 
 def _closeup(candidates: Candidates) -> Float:

@@ -6,6 +6,7 @@ crop around each mask. It is asked before the ranking, so that every score part 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import NamedTuple
@@ -13,18 +14,12 @@ from typing import NamedTuple
 import numpy as np
 
 from textseg import closeup, geometry
+from textseg.closeup import Rough
 from textseg.errors import ConfigError
-from textseg.prior import box_prior
+from textseg.prior import box_rough
 from textseg.propose import fair_order, place_in_phrase
 from textseg.protocols import MaskRefiner
 from textseg.types import Bool, Candidates, Closeups, Float, Image, Int, Prompts, Proposals
-
-OUTSIDE = -8.0
-"""Logit of what lies outside a closeup: it was drawn in full."""
-
-
-_HANDED_ON_HW = (224, 224)
-"""Size of the whole picture's logits that one refiner hands on to another."""
 
 
 @dataclass(frozen=True)
@@ -71,16 +66,14 @@ class Both:
         self.first, self.second = first, second
         self.model_id = f"{first.model_id} and {second.model_id}"
 
-    def refine(self, image: Image, logits: Float, boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
+    def refine(self, image: Image, roughs: Sequence[Rough], boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
         """Draw N masks of one picture; see ``MaskRefiner.refine``."""
-        one = self.first.refine(image, logits, boxes_xyxy, hints)
-        pairs = list(zip(one.logits, one.windows, strict=True))
-        drawn = [closeup.paste(near, window, image.size_hw, _HANDED_ON_HW, OUTSIDE) for near, window in pairs]
-        two = self.second.refine(image, np.stack(drawn), boxes_xyxy, hints) if drawn else one
+        one = self.first.refine(image, roughs, boxes_xyxy, hints)
+        two = self.second.refine(image, _drawn(one), boxes_xyxy, hints)
         half = np.float32(0.5)
         mean = half * one.logits
-        for n, (near, window) in enumerate(zip(two.logits, two.windows, strict=True)):
-            mean[n] += half * closeup.regrid(near, window, one.windows[n], mean.shape[-1], OUTSIDE)
+        for n, rough in enumerate(_drawn(two)):
+            mean[n] += half * closeup.look(rough, one.windows[n], mean.shape[-1])
         return Closeups(one.windows, mean, half * (one.predicted_iou + two.predicted_iou))
 
 
@@ -115,22 +108,24 @@ def redraw(
     prompt, mask = table[:, 0], table[:, 1]
     logits = candidates.logits.copy()
     inside = geometry.crop_padding(logits, candidates.frame)  # (P, C, h, w), a view
-    rough = np.ascontiguousarray(inside[prompt, mask])
-    if config.own_ellipses:
-        plain = (own & _bare_boxes(prompts))[prompt]
-        rough[plain] = box_prior(prompts.boxes_xyxy[prompt[plain]], image.size_hw, inside.shape[-2:])
-    unlike, owner = closeup.distinct(rough > 0)  # one thing found for two phrases is drawn once
+    masks = np.ascontiguousarray(inside[prompt, mask])
+    unlike, owner = closeup.distinct(masks > 0, np.where(own, _same_prompt(prompts), -1)[prompt])
     index = np.where(index >= 0, owner[index], -1)
     drawn = prompt[unlike]
+    bare = own & _bare_boxes(prompts) & config.own_ellipses
+    roughs = [
+        box_rough(prompts.boxes_xyxy[p]) if bare[p] else Rough.whole(masks[n], image.size_hw)
+        for n, p in zip(unlike, drawn, strict=True)
+    ]
     twice = own[drawn] & config.own_mirrored
-    asked = _Asked(rough[unlike], prompts.boxes_xyxy[drawn], _hints(prompts, own, drawn), twice)
+    asked = _Asked(roughs, prompts.boxes_xyxy[drawn], _hints(prompts, own, drawn), twice)
     mirror = _mirror_image(image) if twice.any() else None
     closeups = _draw(refiner, image, mirror, asked)
     for _ in range(config.unboxed_looks - 1):
         closeups = _look_again(refiner, image, mirror, asked, closeups)
     closeups = replace(closeups, logits=_without_specks(closeups.logits, config.specks))
     for n, (near, window) in enumerate(zip(closeups.logits, closeups.windows, strict=True)):
-        inside[index == n] = closeup.paste(near, window, image.size_hw, inside.shape[-2:], OUTSIDE)
+        inside[index == n] = closeup.coarse(near, window, image.size_hw, inside.shape[-2:])
     return replace(candidates, logits=logits, closeups=closeups, closeup_index=index)
 
 
@@ -145,25 +140,25 @@ class _Asked(NamedTuple):
     """What a refiner is asked to draw, N masks.
 
     Attributes:
-        rough: float32 (N, h, w) logits; boxes_xyxy: float32 (N, 4); hints: float32 (N, h', w') or None.
+        roughs: of each what it is drawn from; boxes_xyxy: float32 (N, 4); hints: float32 (N, h', w') or None.
         twice: bool (N,), whether it is drawn in the mirror image, too.
     """
 
-    rough: Float
+    roughs: list[Rough]
     boxes_xyxy: Float
     hints: Float | None
     twice: Bool
 
     def of(self, rows: Int) -> _Asked:
         hints = None if self.hints is None else self.hints[rows]
-        return _Asked(self.rough[rows], self.boxes_xyxy[rows], hints, self.twice[rows])
+        return _Asked([self.roughs[row] for row in rows], self.boxes_xyxy[rows], hints, self.twice[rows])
 
     def mirrored(self, width: int) -> _Asked:
         """The same in the mirror image of a picture so many pixels wide."""
         x0, y0, x1, y1 = self.boxes_xyxy.T
         boxes = np.stack([width - x1, y0, width - x0, y1], axis=1)
         hints = None if self.hints is None else _flipped(self.hints)
-        return self._replace(rough=_flipped(self.rough), boxes_xyxy=boxes, hints=hints)
+        return self._replace(roughs=[rough.mirrored(width) for rough in self.roughs], boxes_xyxy=boxes, hints=hints)
 
 
 def _mirror_image(image: Image) -> Image:
@@ -178,15 +173,25 @@ def _flipped(maps: Float) -> Float:
 
 def _draw(refiner: MaskRefiner, image: Image, mirror: Image | None, asked: _Asked) -> Closeups:
     """Return the closeups; those that are drawn twice are the mean of one and of one of the mirror image."""
-    closeups = refiner.refine(image, asked.rough, asked.boxes_xyxy, asked.hints)
+    closeups = refiner.refine(image, asked.roughs, asked.boxes_xyxy, asked.hints)
     twice = np.flatnonzero(asked.twice)
     if mirror is None or not len(twice):
         return closeups
     seen = asked.of(twice).mirrored(image.size_hw[1])
-    other = refiner.refine(mirror, seen.rough, seen.boxes_xyxy, seen.hints)
+    other = refiner.refine(mirror, seen.roughs, seen.boxes_xyxy, seen.hints)
     logits = np.asarray((closeups.logits[twice] + _flipped(other.logits)) / 2, np.float32)
     claims = np.asarray((closeups.predicted_iou[twice] + other.predicted_iou) / 2, np.float32)
     return _replaced(closeups, twice, Closeups(closeups.windows[twice], logits, claims))
+
+
+def _same_prompt(prompts: Prompts) -> Int:
+    """Return int64 (P,): a number for each box with its points; the prompts of one object and several phrases share it.
+
+    What is beside NaN boxes, rough masks, is told apart by the masks that are drawn from.
+    """
+    p = len(prompts)
+    told = np.concatenate([prompts.boxes_xyxy, prompts.points_xy.reshape(p, -1)], axis=1)
+    return np.asarray(np.unique(np.nan_to_num(told, nan=-1.0), axis=0, return_inverse=True)[1], np.int64).reshape(p)
 
 
 def _bare_boxes(prompts: Prompts) -> Bool:
@@ -204,10 +209,14 @@ def _look_again(
     rows = np.flatnonzero(np.isnan(asked.boxes_xyxy).any(axis=1) & (closeups.logits > 0).any(axis=(1, 2)))
     if not len(rows):
         return closeups
-    near = zip(closeups.logits[rows], closeups.windows[rows], strict=True)
-    size_hw, rough_hw = image.size_hw, asked.rough.shape[1:]
-    rough = np.stack([closeup.paste(mask, window, size_hw, rough_hw, OUTSIDE) for mask, window in near])
-    return _replaced(closeups, rows, _draw(refiner, image, mirror, asked.of(rows)._replace(rough=rough)))
+    drawn = _drawn(closeups)
+    again = asked.of(rows)._replace(roughs=[drawn[row] for row in rows])
+    return _replaced(closeups, rows, _draw(refiner, image, mirror, again))
+
+
+def _drawn(closeups: Closeups) -> list[Rough]:
+    """Return what was drawn as rough masks to draw again from."""
+    return [Rough.near(near, window) for near, window in zip(closeups.logits, closeups.windows, strict=True)]
 
 
 def _without_specks(logits: Float, share: float) -> Float:

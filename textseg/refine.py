@@ -26,6 +26,7 @@ import numpy as np
 
 from textseg import closeup, geometry
 from textseg import image as images
+from textseg.closeup import Rough
 from textseg.errors import ConfigError, ShapeError
 from textseg.everything.records import Everything
 from textseg.prompt import user_prompts
@@ -179,7 +180,9 @@ def refine_one(
 
 
 def _drawn_again(refiner: MaskRefiner, image: Image, mask: Bool, options: RefineOptions) -> tuple[Bool | None, float]:
-    near = refiner.refine(image, mask_prompt(mask)[None], geometry.mask_boxes(mask[None]))
+    boxes = geometry.mask_boxes(mask[None])
+    x0, y0, x1, y1 = crop_box(boxes[0], image.size_hw, options)
+    near = refiner.refine(image, [Rough(mask_prompt(mask[y0:y1, x0:x1]), (x0, y0, x1, y1))], boxes)
     new = closeup.full_mask(near, 0, image.size_hw)
     zoom = max(image.size_hw) / float(near.windows[0, 2])
     agrees = float(geometry.mask_iou(new[None], mask[None])[0, 0]) >= options.agree_iou

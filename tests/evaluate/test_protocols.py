@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from tests.fakes import BLUE_BOX, RED_BOX, fake_pipeline, scene
 from textseg import closeup
+from textseg.closeup import Rough
 from textseg.config import ModelConfig, Preset
 from textseg.errors import ConfigError, UnsupportedError
 from textseg.evaluate import protocols, segmenter
@@ -107,17 +109,19 @@ class Ellipses:
 
     model_id = "ellipses"
 
-    def refine(self, image: Image, logits: Float, boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
+    def refine(self, image: Image, roughs: Sequence[Rough], boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
         windows = closeup.windows_around(boxes_xyxy, 1.4, 8.0)
-        pairs = zip(logits, windows, strict=True)
-        near = [closeup.look(rough, window, image.size_hw, 32, -8.0) for rough, window in pairs]
+        pairs = zip(roughs, windows, strict=True)
+        near = [closeup.look(rough, window, 32) for rough, window in pairs]
         return Closeups(windows, np.stack(near), np.full(len(windows), 0.5, np.float32))
 
 
 def test_who_draws_the_callers_boxes_is_measured_alone_and_in_the_pipeline(material: Material) -> None:
     class Nothing(Ellipses):
-        def refine(self, image: Image, logits: Float, boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
-            return super().refine(image, np.full_like(logits, -8.0), boxes_xyxy)
+        def refine(
+            self, image: Image, roughs: Sequence[Rough], boxes_xyxy: Float, hints: Float | None = None
+        ) -> Closeups:
+            return super().refine(image, [Rough(np.full_like(r.logits, -8.0), r.over_xyxy) for r in roughs], boxes_xyxy)
 
     config = replace(PipelineConfig(), redraw=RedrawConfig(own_ellipses=True, own_both=True))
     pipeline = fake_pipeline(refiner=Nothing(), own_refiner=Ellipses(), config=config)

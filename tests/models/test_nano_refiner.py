@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from textseg import image as images
+from textseg.closeup import Rough
 from textseg.models import onednn
 from textseg.models.nano_refiner import (
     PLANES,
@@ -32,8 +33,8 @@ def network() -> RefinerNetwork:
 
 
 def rough(h: int, w: int) -> Float:
-    out = np.full((1, h, w), -4, np.float32)
-    out[0, h // 4 : h // 2 + 1, w // 4 : w // 2 + 1] = 4
+    out = np.full((h, w), -4, np.float32)
+    out[h // 4 : h // 2 + 1, w // 4 : w // 2 + 1] = 4
     return out
 
 
@@ -41,7 +42,9 @@ def rough(h: int, w: int) -> Float:
 def test_masks_of_pictures_of_any_size_are_drawn(network: RefinerNetwork, size_hw: tuple[int, int]) -> None:
     picture = images.read(np.random.default_rng(0).integers(0, 256, (*size_hw, 3), dtype=np.uint8))
     grid = max(1, size_hw[0] // 4), max(1, size_hw[1] // 4)
-    answer = NanoRefiner(network, "tiny").refine(picture, rough(*grid), np.full((1, 4), np.nan, np.float32))
+    answer = NanoRefiner(network, "tiny").refine(
+        picture, [Rough.whole(rough(*grid), size_hw)], np.full((1, 4), np.nan, np.float32)
+    )
     assert answer.logits.shape == (1, 16, 16)
     assert np.isfinite(answer.logits).all()
     assert 0 <= answer.predicted_iou[0] <= 1
@@ -49,7 +52,7 @@ def test_masks_of_pictures_of_any_size_are_drawn(network: RefinerNetwork, size_h
 
 def test_no_masks_no_closeups(network: RefinerNetwork) -> None:
     picture = images.read(np.zeros((8, 8, 3), np.uint8))
-    answer = NanoRefiner(network, "tiny").refine(picture, np.zeros((0, 8, 8), np.float32), np.zeros((0, 4), np.float32))
+    answer = NanoRefiner(network, "tiny").refine(picture, [], np.zeros((0, 4), np.float32))
     assert answer.windows.shape == (0, 3)
     assert answer.logits.shape == (0, 16, 16)
 
@@ -59,7 +62,7 @@ def test_an_untrained_network_leaves_the_rough_mask_where_it_is(network: Refiner
     torch.nn.init.zeros_(network.draw.bias)
     picture = images.read(np.zeros((64, 64, 3), np.uint8))
     box = np.array([[16, 16, 34, 34]], np.float32)
-    answer = NanoRefiner(network, "tiny").refine(picture, rough(32, 32), box)
+    answer = NanoRefiner(network, "tiny").refine(picture, [Rough.whole(rough(32, 32), (64, 64))], box)
     x, y, side = answer.windows[0]
     ys, xs = np.nonzero(answer.logits[0] > 0)
     assert x + xs.min() * side / 16 == pytest.approx(16, abs=2)
@@ -85,7 +88,7 @@ def test_the_planes_tell_picture_mask_box_and_what_lies_outside() -> None:
 def test_rounding_to_bfloat16_hardly_moves_an_edge(network: RefinerNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     picture = images.read(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     boxes = np.array([[8, 8, 40, 50], [20, 4, 60, 30]], np.float32)
-    given = np.repeat(rough(32, 32), 2, axis=0)
+    given = [Rough.whole(rough(32, 32), (64, 64))] * 2
     answers = []
     for quick in (False, True):
         monkeypatch.setattr(onednn, "has_bfloat16", lambda quick=quick: quick)

@@ -12,8 +12,8 @@ import torch
 from tests.train.test_refiner import Composer, sample
 from tests.train.test_sam import SHAPE, config
 from textseg import image as images
-from textseg.models.close_sam import CloseSam
-from textseg.prior import box_prior
+from textseg.models.close_sam import CloseSam, dim
+from textseg.prior import box_prior, box_rough
 from textseg.train.data import LabelledObject, Sample
 from textseg.train.loop import seed_everything
 from textseg.train.sam import SamTrainer
@@ -41,9 +41,10 @@ def one(index: int = 0, share: CloseupShare = SHARE, seed: int = 0) -> Made:
     return made
 
 
+@pytest.mark.parametrize("turned", [0.0, 1.0])
 @pytest.mark.parametrize("seed", range(6))
-def test_a_close_up_shows_the_thing_in_its_box(seed: int) -> None:
-    image, target, valid, box, rough = one(seed=seed)
+def test_a_close_up_shows_the_thing_in_its_box(seed: int, turned: float) -> None:
+    image, target, valid, box, rough = one(seed=seed, share=replace(SHARE, turned=turned, tinted=turned))
     assert image.shape == (64, 64, 3)
     assert target.shape == valid.shape == (16, 16)
     longest = float((box[2:] - box[:2]).max())
@@ -65,7 +66,10 @@ def test_rough_masks_come_with_a_box_or_without() -> None:
     ellipse, both, alone = (one(share=replace(SHARE, **share)) for share in ({}, {"rough": 1.0}, {"no_box": 1.0}))
     assert np.isnan(alone.box_xyxy).all()
     assert not np.isnan(both.box_xyxy).any()
-    np.testing.assert_array_equal(ellipse.rough, box_prior(ellipse.box_xyxy[None], (64, 64), (16, 16))[0])
+    np.testing.assert_allclose(ellipse.rough, box_prior(ellipse.box_xyxy[None], (64, 64), (16, 16))[0], atol=1e-4)
+    shown = np.repeat(np.repeat(both.valid > 0, 4, axis=0), 4, axis=1)
+    darker = dim(alone.image_rgb, both.box_xyxy)  # the box shows in the picture, too, and no box does not
+    assert np.abs(both.image_rgb.astype(int) - darker)[shown].max() <= 1
     for made in (both, alone):
         assert made.rough[made.target > 250].mean() > made.rough[made.target == 0].mean() + 1
 
@@ -134,9 +138,12 @@ def test_a_run_of_close_ups_alone_exports_a_sam_for_them(tmp_path: Path) -> None
     trainer.export(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["close_sam", "sam", "text_prompt"]
     drawn = CloseSam.load(tmp_path / "close_sam").refine(
-        images.read(sample().image_rgb), np.ones((1, 8, 8), np.float32), thing.box_xyxy[None]
+        images.read(sample().image_rgb), [box_rough(thing.box_xyxy)], thing.box_xyxy[None]
     )
     assert drawn.logits.shape == (1, 16, 16)
+    again = SamTrainer(replace(run, model=SMALL, start_from=str(tmp_path / "close_sam")), None)
+    for name, value in again.model.sam.named_parameters():
+        torch.testing.assert_close(value.data, trainer.ema.shadow[f"sam.{name}"].half().float(), msg=name)
 
 
 def test_scenes_are_composed_anew_after_some_uses() -> None:

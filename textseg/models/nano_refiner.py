@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from textseg import closeup
-from textseg.closeup import cover, cut_level
+from textseg.closeup import Rough, cover, cut_level
 from textseg.models import nano_files, onednn
 from textseg.models.nano_network import conv_bn
 from textseg.models.quick_convolutions import quicken
@@ -35,9 +35,6 @@ ROUGH_SCALE = 4.0
 """Rough logits, and those of maps, are divided by this and kept within ±2."""
 
 PIXEL_MEAN, PIXEL_STD = 118.0, 60.0
-
-LIMIT = 8.0
-"""Logits are kept within ± this; what lies outside the picture gets the least."""
 
 
 @dataclass(frozen=True)
@@ -165,26 +162,26 @@ class NanoRefiner:
         quicken(network, rounded=onednn.has_bfloat16())
         return cls(network, "nano-refiner")
 
-    def refine(self, image: Image, logits: Float, boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
+    def refine(self, image: Image, roughs: Sequence[Rough], boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
         """Draw N masks of one picture again.
 
         Args:
             image: the picture.
-            logits: float32 (N, h, w) over the whole picture, without padding; N may be 0.
+            roughs: the N masks as they are so far; N may be 0.
             boxes_xyxy: float32 (N, 4), the prompts' boxes in pixels of the picture; NaN rows: none.
             hints: float32 (N, h', w') logits over the whole picture, where a detector sees the phrase; rows of
                 zeros, and None: none.
         """
         config, size = self.network.config, self.network.config.side // 2
-        if not len(logits):
+        if not roughs:
             none = np.zeros((0, size, size), np.float32)
             return Closeups(none[:, 0, :3], none, none[:, 0, 0])
-        windows = closeup.windows_of(boxes_xyxy, logits, image.size_hw, config.grow, config.least)
+        windows = closeup.windows_of(boxes_xyxy, roughs, config.grow, config.least)
         planes = []
-        maps = closeup.each_hint(hints, len(logits))
-        for rough, window, box, whole in zip(logits, windows, boxes_xyxy, maps, strict=True):
-            near = closeup.look(rough, window, image.size_hw, size, -LIMIT)
-            hint = None if whole is None else closeup.look(whole, window, image.size_hw, size, -LIMIT)
+        maps = closeup.each_hint(hints, len(roughs))
+        for rough, window, box, whole in zip(roughs, windows, boxes_xyxy, maps, strict=True):
+            near = closeup.look(rough, window, size)
+            hint = None if whole is None else closeup.look(Rough.whole(whole, image.size_hw), window, size)
             planes.append(crop_planes(image.levels, near, window, None if np.isnan(box).any() else box, hint, config))
         return Closeups(windows, *self._ask(np.stack(planes)))
 
@@ -193,7 +190,7 @@ class NanoRefiner:
         batch = torch.from_numpy(planes).contiguous(memory_format=torch.channels_last)
         with onednn.autocast():  # as it was trained
             refined = self.network(batch)
-        return refined.logits.clamp(-LIMIT, LIMIT).numpy(), refined.iou.sigmoid().numpy()
+        return refined.logits.clamp(-closeup.LIMIT, closeup.LIMIT).numpy(), refined.iou.sigmoid().numpy()
 
 
 def save_refiner(folder: str | Path, network: RefinerNetwork) -> None:

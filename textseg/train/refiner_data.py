@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from textseg import closeup
-from textseg.models.nano_refiner import LIMIT, RefinerConfig, crop_planes
+from textseg.models.nano_refiner import RefinerConfig, crop_planes
 from textseg.prior import box_prior
 from textseg.train import refiner_roughs
 from textseg.train import sam_prompts as sp
@@ -122,14 +122,14 @@ class Crops:
         if thing.mask is None:
             return None
         size_hw, size = (image_rgb.shape[0], image_rgb.shape[1]), self.network.side // 2
-        logits = rough.logits.astype(np.float32)
+        known = closeup.Rough.whole(rough.logits.astype(np.float32), size_hw)
         has_box = not np.isnan(rough.box_xyxy).any()
-        box = rough.box_xyxy if has_box else closeup.extent(logits > 0, size_hw)
+        box = rough.box_xyxy if has_box else closeup.extent(known)
         window = self._window(box, rng, self.config.near)
-        near = closeup.look(logits, window, size_hw, size, -LIMIT)
+        near = closeup.look(known, window, size)
         hint = None
         if rough.hint is not None and rng.random() > _SILENT:
-            hint = closeup.look(rough.hint.astype(np.float32), window, size_hw, size, -LIMIT)
+            hint = closeup.look(closeup.Rough.whole(rough.hint.astype(np.float32), size_hw), window, size)
         given = box if has_box else None
         if rough.label < 0:
             return self._made(image_rgb, near, None, window, given, hint, rng)

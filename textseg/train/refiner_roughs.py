@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from textseg import closeup, geometry
 from textseg.pipeline import Pipeline
-from textseg.redraw import OUTSIDE, RedrawConfig
+from textseg.redraw import RedrawConfig
 from textseg.train import sam_prompts as sp
 from textseg.train.data import LabelledObject, Sample
 from textseg.train.loop import load_checkpoint, progress_bar, save_checkpoint
@@ -82,16 +82,16 @@ class Recorder:
     def __init__(self) -> None:
         self.asked: list[Asked] = []
 
-    def refine(self, image: Image, logits: Float, boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
-        """Keep the masks and return them as they are."""
-        maps = [None if hint is None else hint.copy() for hint in closeup.each_hint(hints, len(logits))]
-        self.asked += map(Asked, logits.copy(), boxes_xyxy.copy(), maps)
+    def refine(
+        self, image: Image, roughs: Sequence[closeup.Rough], boxes_xyxy: Float, hints: Float | None = None
+    ) -> Closeups:
+        """Keep the masks, which are over the whole picture, and return them as they are."""
+        maps = [None if hint is None else hint.copy() for hint in closeup.each_hint(hints, len(roughs))]
+        self.asked += map(Asked, [rough.logits.copy() for rough in roughs], boxes_xyxy.copy(), maps)
         height, width = image.size_hw
-        whole = np.tile(np.array([0, 0, max(height, width)], np.float32), (len(logits), 1))
-        near = [
-            closeup.look(one, window, image.size_hw, _SIDE, OUTSIDE) for one, window in zip(logits, whole, strict=True)
-        ]
-        claims = np.full(len(logits), 0.5, np.float32)
+        whole = np.tile(np.array([0, 0, max(height, width)], np.float32), (len(roughs), 1))
+        near = [closeup.look(one, window, _SIDE) for one, window in zip(roughs, whole, strict=True)]
+        claims = np.full(len(roughs), 0.5, np.float32)
         return Closeups(whole, np.stack(near) if near else np.zeros((0, _SIDE, _SIDE), np.float32), claims)
 
     def take(self) -> list[Asked]:

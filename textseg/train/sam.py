@@ -137,16 +137,18 @@ class SamWithText(nn.Module):
         return trunk
 
     def load_exported(self, folder: Path) -> None:
-        """Take over the weights that a run exported, from ``sam/`` and ``text_prompt/`` in ``folder``.
+        """Take over the weights that a run exported: ``sam/`` and ``text_prompt/`` in a folder, or one SAM's own.
 
         A model of fewer stages takes what fits.
         """
-        other = EdgeTamModel.from_pretrained(folder / "sam", dtype=torch.float32)
+        parts = folder / "sam"
+        other = EdgeTamModel.from_pretrained(parts if parts.is_dir() else folder, dtype=torch.float32)
         if len(other.vision_encoder.neck.convs) > len(self.sam.vision_encoder.neck.convs):
             fitted = start_small(self.sam, other)
             logger.info("%d of %d tensors start from %s", fitted, len(self.sam.state_dict()), folder)
-        else:
-            self.sam.load_state_dict(other.state_dict())
+            return
+        self.sam.load_state_dict(other.state_dict())
+        if parts.is_dir():
             self.text.load_state_dict(TextPrompt.load(folder / "text_prompt").state_dict())
 
 
@@ -268,7 +270,7 @@ class SamTrainer:
         tokens = None if embedder is None else (lambda phrases: text(embedder.texts(phrases)))
         with self.ema.applied(self.model):
             if self.config.closeups.alone:
-                return validate_closeups(self.model.sam, [p for p in pictures if p.group != "scene"])
+                return validate_closeups(self.model.sam, pictures)
             return validate(self.model.sam, self.config.model, pictures, tokens)
 
     def export(self, folder: str | Path) -> None:
@@ -330,7 +332,7 @@ def train(config: SamTrainConfig, data_root: str | Path, out_dir: str | Path) ->
         logger.info("going on at step %d, %.1f minutes", trainer.step, trainer.seconds / 60)
     trainer.center_text()
     logger.info("phrases are %s", "off: no CLIP yet" if embedder is None else "on")
-    pictures = load_val(data_root)
+    pictures = load_val(data_root, scenes=0 if config.closeups.alone else 40)
     log = MetricsLog(out / METRICS)
     with progress_bar("sam", 1000, int(1000 * trainer.share)) as bar:
         shown = int(1000 * trainer.share)

@@ -14,10 +14,11 @@ from textseg import closeup
 from textseg.models import close_sam
 from textseg.prior import box_prior
 from textseg.train import sam_prompts as sp
+from textseg.train.augment import light, tint, turn
 from textseg.train.loop import worker_generator
 from textseg.train.sam_data import Batch, SamBatches, Sources
 from textseg.train.sam_model import STRIDE, TOKEN
-from textseg.train.sam_window import FILL_RGB, light
+from textseg.train.sam_window import FILL_RGB
 from textseg.train.things import Drawn, Things, one_piece
 from textseg.types import Float, UInt8
 
@@ -36,6 +37,8 @@ class CloseupShare:
         tight: share of the boxes that are exact; the others' edges are off by up to a tenth.
         rough: share of the boxes with a rough mask beside them; the others have their ellipse.
         no_box: share of the prompts that are a rough mask alone.
+        turned: share of the things that are turned by up to ``degrees`` and squeezed by up to the factor ``squeeze``.
+        tinted: share of the close-ups in another hue.
         least_side: things of a shorter longer side, pixels of the picture, are left out.
         shares: how often a thing comes from each set; "scene" is composed.
     """
@@ -47,6 +50,10 @@ class CloseupShare:
     tight: float = 0.6
     rough: float = 0.15
     no_box: float = 0.08
+    turned: float = 0.0
+    degrees: float = 15.0
+    squeeze: float = 1.25
+    tinted: float = 0.0
     least_side: float = 10.0
     shares: Mapping[str, float] = field(default_factory=lambda: {"scene": 0.12, "coco": 0.42, "ccp": 0.46})
 
@@ -109,7 +116,7 @@ class Closeups:
         found = one_piece(drawn.thing, source, self.config.least_side, rng)
         if found is None:
             return None
-        mask, tight = found
+        picture, mask, tight = self._turned(drawn.image_rgb, *found, rng)
         height, width = mask.shape
         box = sp.jitter_box(tight, (width, height), rng, tight=self.config.tight)
         factor = float(np.exp(rng.uniform(*np.log(self.config.grow))))
@@ -117,15 +124,30 @@ class Closeups:
         target = sp.as_uint8(closeup.cut(mask, window, side // STRIDE))
         if int((target > 127).sum()) < _LEAST_TARGET:
             return None
-        image, inside = close_sam.crop((drawn.image_rgb,), window, side)
-        image = np.where(inside[..., None], light(image, rng), np.array(FILL_RGB, np.uint8))
+        image, inside = close_sam.crop((picture,), window, side)
+        image = light(tint(image, rng) if rng.random() < self.config.tinted else image, rng)
         valid = inside[::STRIDE, ::STRIDE].astype(np.uint8)
         place, rough = self._prompt(target, closeup.box_in(window, box, side), side, rng)
+        image = np.where(inside[..., None], close_sam.dim(image, place), np.array(FILL_RGB, np.uint8))
         if rng.random() < 0.5:
             image, target, valid, rough = image[:, ::-1], target[:, ::-1], valid[:, ::-1], rough[:, ::-1]
             place = np.array([side - place[2], place[1], side - place[0], place[3]], np.float32)
         whole = np.ascontiguousarray  # torch takes no mirrored views
         return Made(whole(image), whole(target), whole(valid), place, whole(rough))
+
+    def _turned(
+        self, image_rgb: UInt8, mask: UInt8, tight: Float, rng: np.random.Generator
+    ) -> tuple[UInt8, UInt8, Float]:
+        """The picture, the mask and its tight box, turned and squeezed now and then."""
+        config = self.config
+        if rng.random() < config.turned:
+            turned, shape = turn(
+                image_rgb, mask, rng, degrees=config.degrees, squeeze=config.squeeze, fill_rgb=FILL_RGB
+            )
+            box = sp.tight_box(shape)
+            if box is not None:  # what is thinner than a pixel may be gone
+                return turned, shape, box
+        return image_rgb, mask, tight
 
     def _prompt(self, target: UInt8, box: Float, side: int, rng: np.random.Generator) -> tuple[Float, Float]:
         """The box (4,), NaN where there is none, and the rough mask (m, m)."""

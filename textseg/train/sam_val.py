@@ -27,7 +27,7 @@ from textseg.models.close_sam import CloseSam
 from textseg.models.edgetam_encode import Levels, encode
 from textseg.models.sam_input import InputSpec
 from textseg.models.sam_networks import EdgeTamNetwork
-from textseg.prior import box_prior
+from textseg.prior import box_prior, box_rough
 from textseg.train import sam_prompts as sp
 from textseg.train.data import PhotoSet, Sample, mask_box
 from textseg.train.sam_model import PIXEL_MEAN, PIXEL_STD, STRIDE, PromptTensors, SamShape, decode_prompts, normalise
@@ -175,7 +175,7 @@ def validate_closeups(model: EdgeTamModel, pictures: list[ValPicture]) -> dict[s
     for picture in pictures:
         image = images.read(picture.image_rgb)
         boxes = np.stack([mask_box(o.mask) for o in picture.objects])
-        closeups = sam.refine(image, box_prior(boxes, image.size_hw, network.mask_hw), boxes)
+        closeups = sam.refine(image, [box_rough(box) for box in boxes], boxes)
         for n, thing in enumerate(picture.objects):
             found[f"{picture.group}/closeup"].append(_iou(full_mask(closeups, n, image.size_hw), thing.mask))
     return {key: float(np.mean(values)) for key, values in sorted(found.items())}

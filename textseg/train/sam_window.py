@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textseg.train import sam_prompts as sp
+from textseg.train.augment import light
 from textseg.train.data import Sample
 from textseg.train.sam_model import PIXEL_MEAN
 from textseg.types import Float, UInt8
@@ -118,17 +119,6 @@ class Window:
         out[...] = fill
         out[: self.size_wh[1], : self.size_wh[0]] = part
         return out
-
-
-def light(image_rgb: UInt8, rng: np.random.Generator) -> UInt8:
-    """Return an (h, w, 3) picture with another brightness and contrast, now and then blurred; never another hue."""
-    if rng.random() < 0.7:
-        gain, shift = float(rng.uniform(0.75, 1.3)), float(rng.uniform(-25, 25))
-        table = np.clip((np.arange(256) - 128) * gain + 128 + shift, 0, 255).astype(np.uint8)
-        image_rgb = np.ascontiguousarray(table[image_rgb])
-    if rng.random() < 0.1:
-        image_rgb = sp.as_uint8(cv2.GaussianBlur(image_rgb, (0, 0), float(rng.uniform(0.4, 1.0))))
-    return image_rgb
 
 
 def _some_box(sample: Sample, rng: np.random.Generator) -> Float:
