@@ -55,9 +55,9 @@ def test_what_is_looked_at_comes_back_to_its_place() -> None:
     logits[20:35, 30:50] = 6
     window = np.array([44, 24, 64], np.float32)  # the mask is at 60..100 by 40..70 pixels of the picture
     near = closeup.look(Rough.whole(logits, size_hw), window, 56)
-    back = closeup.paste(near, window, size_hw, (60, 80))
+    back = closeup.paste(Rough.near(near, window), size_hw, (60, 80))
     np.testing.assert_array_equal(back > 0, logits > 0)
-    full = closeup.paste(near, window, size_hw, size_hw, -1) > 0
+    full = closeup.paste(Rough.near(near, window), size_hw, size_hw, -1) > 0
     ys, xs = np.nonzero(full)
     assert (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1) == (60, 40, 100, 70)
 
@@ -102,14 +102,14 @@ def test_what_is_smaller_than_a_pixel_does_not_get_lost() -> None:
     near = np.full((40, 40), -6, np.float32)
     near[10:30, 15:25] = 6
     window, size_hw = np.array([300, 200, 8], np.float32), (3000, 4000)
-    assert not (closeup.paste(near, window, size_hw, (112, 112)) > 0).any()
-    out = closeup.coarse(near, window, size_hw, (112, 112))
+    assert not (closeup.paste(Rough.near(near, window), size_hw, (112, 112)) > 0).any()
+    out = closeup.coarse(Rough.near(near, window), size_hw, (112, 112))
     assert np.argwhere(out > 0).tolist() == [[int(204 * 112 / 3000), int(304 * 112 / 4000)]]
-    nothing = closeup.coarse(np.full((40, 40), -6, np.float32), window, size_hw, (112, 112))
+    nothing = closeup.coarse(Rough.near(np.full((40, 40), -6, np.float32), window), size_hw, (112, 112))
     assert not (nothing > 0).any()
     large = np.array([300, 200, 2000], np.float32)
-    pasted = closeup.paste(near, large, size_hw, (112, 112))
-    np.testing.assert_array_equal(closeup.coarse(near, large, size_hw, (112, 112)), pasted)
+    pasted = closeup.paste(Rough.near(near, large), size_hw, (112, 112))
+    np.testing.assert_array_equal(closeup.coarse(Rough.near(near, large), size_hw, (112, 112)), pasted)
 
 
 def test_masks_of_different_groups_are_never_alike() -> None:

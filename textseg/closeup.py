@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from textseg import geometry
-from textseg.types import Bool, Closeups, Float, Int
+from textseg.types import Bool, Candidates, Closeups, Float, Int
 
 ALIKE_IOU = 0.9
 
@@ -202,27 +202,34 @@ def look(rough: Rough, window: Float, size: int) -> Float:
     return np.asarray(resample(rough.logits, corner, step, (size, size), -LIMIT), np.float32)
 
 
-def paste(
-    near: Float, window: Float, size_hw: tuple[int, int], out_hw: tuple[int, int], outside: float = -LIMIT
-) -> Float:
-    """Return float32 (h, w) logits over a whole picture of ``size_hw`` pixels from those (s, s) of a window."""
-    x, y, side = (float(v) for v in window)
-    per = len(near) / side
-    step = (size_hw[1] / out_hw[1] * per, size_hw[0] / out_hw[0] * per)
-    return np.asarray(resample(near, (-x * per, -y * per), step, out_hw, outside), np.float32)
+def paste(rough: Rough, size_hw: tuple[int, int], out_hw: tuple[int, int], outside: float = -LIMIT) -> Float:
+    """Return float32 (h, w): what a rough mask's logits are over a whole picture of ``size_hw`` pixels."""
+    (height, width), (x0, y0, x1, y1) = rough.logits.shape, rough.over_xyxy
+    per_x, per_y = width / (x1 - x0), height / (y1 - y0)
+    step = (size_hw[1] / out_hw[1] * per_x, size_hw[0] / out_hw[0] * per_y)
+    return np.asarray(resample(rough.logits, (-x0 * per_x, -y0 * per_y), step, out_hw, outside), np.float32)
 
 
-def coarse(near: Float, window: Float, size_hw: tuple[int, int], out_hw: tuple[int, int]) -> Float:
+def coarse(rough: Rough, size_hw: tuple[int, int], out_hw: tuple[int, int]) -> Float:
     """Return what ``paste`` does, but a thing that is smaller than a pixel of the output does not get lost in it."""
-    out = paste(near, window, size_hw, out_hw)
-    if (near > 0).any() and not (out > 0).any():
-        x0, y0, x1, y1 = extent(Rough.near(near, window))
+    out = paste(rough, size_hw, out_hw)
+    if (rough.logits > 0).any() and not (out > 0).any():
+        x0, y0, x1, y1 = extent(rough)
         row, column = (y0 + y1) / 2 * out_hw[0] / size_hw[0], (x0 + x1) / 2 * out_hw[1] / size_hw[1]
-        out[min(max(0, int(row)), out_hw[0] - 1), min(max(0, int(column)), out_hw[1] - 1)] = near.max()
+        out[min(max(0, int(row)), out_hw[0] - 1), min(max(0, int(column)), out_hw[1] - 1)] = rough.logits.max()
     return out
+
+
+def finest(candidates: Candidates, prompt: int, mask: int) -> Rough:
+    """Return a candidate's mask as fine as it is known: its closeup's, unless that is empty or there is none."""
+    number, near = int(candidates.closeup_index[prompt, mask]), candidates.closeups
+    if number >= 0 and (near.logits[number] > 0).any():
+        return Rough.near(near.logits[number], near.windows[number])
+    inside = geometry.crop_padding(candidates.logits[prompt, mask], candidates.frame)
+    return Rough.whole(np.asarray(inside, np.float32), candidates.frame.original_hw)
 
 
 def full_mask(closeups: Closeups, number: int, size_hw: tuple[int, int]) -> Bool:
     """Return bool (H, W): the mask of one closeup, in the whole picture of ``size_hw`` pixels."""
-    logits = paste(closeups.logits[number], closeups.windows[number], size_hw, size_hw, -1.0)
+    logits = paste(Rough.near(closeups.logits[number], closeups.windows[number]), size_hw, size_hw, -1.0)
     return np.asarray(logits > 0, np.bool_)

@@ -137,13 +137,7 @@ def _window(box_xyxy: Float) -> Float:
 
 
 def _finest(scored: Scored, row: int) -> Rough:
-    """Return one candidate's mask as fine as it is known."""
-    candidates, prompt, mask = scored.candidates, scored.prompt_index[row], scored.mask_index[row]
-    number, near = int(candidates.closeup_index[prompt, mask]), candidates.closeups
-    if number >= 0:
-        return Rough.near(near.logits[number], near.windows[number])
-    inside = geometry.crop_padding(candidates.logits[prompt, mask], candidates.frame)
-    return Rough.whole(np.asarray(inside, np.float32), candidates.frame.original_hw)
+    return closeup.finest(scored.candidates, int(scored.prompt_index[row]), int(scored.mask_index[row]))
 
 
 def _inside(scored: Scored, xy: Float) -> Bool:
@@ -180,34 +174,20 @@ def _merged(result: Result, index: int | None, phrase: int, pointed: Result, bes
     return replace(result, scored=scored, choice=choice, seconds=pointed.seconds)
 
 
-def _over_all(rough: Rough, size_hw: tuple[int, int], out_hw: tuple[int, ...]) -> Float:
-    """Return float32 (h, w): a rough mask's logits over the whole picture."""
-    if _is_whole(rough, size_hw):
-        return rough.logits
-    return closeup.coarse(rough.logits, _window_of(rough), size_hw, (out_hw[0], out_hw[1]))
-
-
 def _with_closeup(
     closeups: Closeups, rough: Rough, iou: float, grid_hw: tuple[int, ...], size_hw: tuple[int, int]
 ) -> Closeups:
     """Return the closeups with one more, the last, where that is finer than the masks' own grid."""
-    window = _window_of(rough)
+    x0, y0, x1, _ = rough.over_xyxy
+    window = np.array([x0, y0, x1 - x0], np.float32)
     size = closeups.logits.shape[-1] if len(closeups) else len(rough.logits)
-    if _is_whole(rough, size_hw) or window[2] / size > max(size_hw[0] / grid_hw[0], size_hw[1] / grid_hw[1]):
+    whole = rough.over_xyxy == Rough.whole(rough.logits, size_hw).over_xyxy
+    if whole or window[2] / size > max(size_hw[0] / grid_hw[0], size_hw[1] / grid_hw[1]):
         return closeups
     near = closeup.look(rough, window, size)
     kept = (closeups.windows, closeups.logits, closeups.predicted_iou) if len(closeups) else ()
     new = (window[None], near[None], np.array([iou], np.float32).clip(0, 1))
     return Closeups(*(np.concatenate(pair) for pair in zip(kept, new, strict=True))) if kept else Closeups(*new)
-
-
-def _is_whole(rough: Rough, size_hw: tuple[int, int]) -> bool:
-    return rough.over_xyxy == Rough.whole(rough.logits, size_hw).over_xyxy
-
-
-def _window_of(rough: Rough) -> Float:
-    x0, y0, x1, _ = rough.over_xyxy
-    return np.array([x0, y0, x1 - x0], np.float32)
 
 
 def _with_candidate(scored: Scored, pointed: Scored, row: int, phrase: int, rough: Rough) -> Scored:
@@ -217,7 +197,7 @@ def _with_candidate(scored: Scored, pointed: Scored, row: int, phrase: int, roug
     prompt, mask = int(pointed.prompt_index[row]), int(pointed.mask_index[row])
     logits = np.full((1, c, *mine.logits.shape[2:]), _OUTSIDE, np.float32)
     inside = geometry.crop_padding(logits, mine.frame)[0, 0]  # (h, w), a view
-    inside[:] = _over_all(rough, mine.frame.original_hw, inside.shape)
+    inside[:] = closeup.coarse(rough, mine.frame.original_hw, inside.shape)
     iou = np.zeros((1, c), np.float32)
     iou[0, 0] = pointed.candidates.predicted_iou[prompt, mask]
     closeups = _with_closeup(mine.closeups, rough, float(iou[0, 0]), inside.shape, mine.frame.original_hw)

@@ -314,14 +314,16 @@ def _clip_part(
     if not len(shown):
         return out
     unlike, owner = closeup.distinct(masks[shown])
-    looked, covered = _finest(masks, candidates, shown[unlike], image.size_hw)
+    # of a small thing the low-resolution mask is a few squares; its closeup shows what CLIP should be shown
+    per_prompt = candidates.predicted_iou.shape[1]
+    finest = [closeup.finest(candidates, *divmod(m, per_prompt)) for m in shown[unlike].tolist()]
     crops = masked_crops(
         image.levels,
-        looked,
+        [rough.logits > 0 for rough in finest],
         grow=config.clip_grow,
         fill=config.clip_fill,
         size=config.clip_size,
-        covered_xyxy=covered,
+        covered_xyxy=np.array([rough.over_xyxy for rough in finest], np.float32),
     )
     pictures = clip.encode_images(crops)[owner]  # (S, D)
     texts = clip.encode_text(query.prompts)  # (Q, D)
@@ -331,22 +333,6 @@ def _clip_part(
         gap = clip.logit_scale * (matmul(contrasts[own], pictures[row]) - texts[own] @ pictures[row])
         out[m] = np.exp(np.minimum(gap, 50.0)).sum() ** (1.0 / config.clip_temperature)  # odds against the phrase
     return 1.0 / (1.0 + out)
-
-
-def _finest(masks: Bool, candidates: Candidates, rows: Int, size_hw: tuple[int, int]) -> tuple[list[Bool], Float]:
-    """Return some of the masks as fine as they are known, and what part of the picture each is of, float32 (N, 4).
-
-    Of a small thing the low-resolution mask is a few squares; its closeup shows what CLIP should be shown.
-    """
-    finest = [masks[i] for i in rows]
-    covered = np.tile(np.array([0, 0, size_hw[1], size_hw[0]], np.float32), (len(rows), 1))
-    numbers = candidates.closeup_index.reshape(-1)[rows]
-    for k in np.flatnonzero(numbers >= 0).tolist():
-        near = candidates.closeups.logits[numbers[k]] > 0
-        if near.any():
-            left, top, side = candidates.closeups.windows[numbers[k]]
-            finest[k], covered[k] = near, (left, top, left + side, top + side)
-    return finest, covered
 
 
 def _contrasts(query: Query, texts: Float, clip: ImageTextEncoder, config: RankConfig) -> list[Float]:

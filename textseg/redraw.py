@@ -124,8 +124,8 @@ def redraw(
     for _ in range(config.unboxed_looks - 1):
         closeups = _look_again(refiner, image, mirror, asked, closeups)
     closeups = replace(closeups, logits=_without_specks(closeups.logits, config.specks))
-    for n, (near, window) in enumerate(zip(closeups.logits, closeups.windows, strict=True)):
-        inside[index == n] = closeup.coarse(near, window, image.size_hw, inside.shape[-2:])
+    for n, rough in enumerate(_drawn(closeups)):
+        inside[index == n] = closeup.coarse(rough, image.size_hw, inside.shape[-2:])
     return replace(candidates, logits=logits, closeups=closeups, closeup_index=index)
 
 
@@ -215,7 +215,7 @@ def _look_again(
 
 
 def _drawn(closeups: Closeups) -> list[Rough]:
-    """Return what was drawn as rough masks to draw again from."""
+    """Return what was drawn as rough masks in their places."""
     return [Rough.near(near, window) for near, window in zip(closeups.logits, closeups.windows, strict=True)]
 
 

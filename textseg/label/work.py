@@ -182,7 +182,7 @@ def _large_enough(scored: Scored, floors: Any) -> Bool:
     """Return bool (M,): not of a prompt whose best mask is clearly below its class's floor (share of the picture).
 
     Too small a thing goes with all its masks, or a looser one of them would take the place of the right one. The
-    areas here are measured at low resolution, so a tenth is allowed; the final masks are measured exactly.
+    areas here may be measured at low resolution, so a tenth is allowed; the final masks are measured exactly.
     """
     out = np.ones(len(scored), bool)
     for prompt in np.unique(scored.prompt_index):
