@@ -26,8 +26,9 @@ from textseg.evaluate.collect import Row, collect
 from textseg.evaluate.fit import FIT_PAGES, fit, halves, scores_of
 from textseg.evaluate.machine import machine_info, machine_line, weights_hashes
 from textseg.evaluate.pages import Material
+from textseg.parts import PARTS
 from textseg.pipeline import Pipeline
-from textseg.rank import PARTS, RankConfig
+from textseg.rank import RankConfig
 from textseg.types import Float
 
 logger = logging.getLogger("ablation")

@@ -415,3 +415,44 @@ def test_a_mask_without_a_phrase_is_not_named() -> None:
     proposals, prompts, candidates = stages([[LEFT]], [0.9], [0])
     scored = rank.score(IMAGE, query(""), proposals, prompts, candidates, None, DETECTOR_ONLY, refuse)
     assert np.isnan(scored.parts["region"]).all()
+
+
+def test_hopeless_prompts_are_told_before_a_closer_look() -> None:
+    proposals, prompts, candidates = stages([[LEFT, RIGHT], [LEFT, CORNER], [RIGHT, EMPTY]], [0.9, 0.2, 0.2], [0, 0, 1])
+    iou = np.array([[0.9, 0.1], [0.2, 0.3], [0.3, 0.9]], np.float32)
+    given = IMAGE, query("car", "dog"), proposals, prompts, replace(candidates, predicted_iou=iou)
+    config = replace(DETECTOR_ONLY, weights={"detector": 0.5, "sam_iou": 0.5}, threshold=0.5)
+    assert rank.likely_prompts(*given, config).tolist() == [True, True, True]
+    glancing = replace(config, glance=0.8)  # one of a prompt's masks has to come to 0.4
+    assert rank.likely_prompts(*given, glancing).tolist() == [True, False, True]
+    assert rank.likely_prompts(*given, replace(glancing, threshold=0.0)).all()
+    assert rank.likely_prompts(*given, replace(glancing, threshold=0.05)).all()
+
+
+def test_what_the_caller_points_at_is_always_looked_at() -> None:
+    proposals, prompts, candidates = stages([[LEFT], [RIGHT]], [0.01, 0.01], [0, 0])
+    config = replace(DETECTOR_ONLY, threshold=0.9, glance=1.0)
+    mine = replace(proposals, sources=("user", "detector"))
+    assert rank.likely_prompts(IMAGE, query("car"), mine, prompts, candidates, config).tolist() == [True, False]
+
+
+def test_no_model_is_asked_about_hopeless_prompts() -> None:
+    named: list[int] = []
+
+    def name(masks: Bool, prompts: Sequence[str], phrase_index: Int) -> Float:
+        named.append(len(masks))
+        return np.full(len(masks), 0.5, np.float32)
+
+    stage = stages([[LEFT], [RIGHT]], [0.9, 0.9], [0, 0])
+    clip = Counting()
+    likely = np.array([False, True])
+    config = replace(DETECTOR_ONLY, weights={"clip": 1.0}, missing={"clip": 0.2})
+    scored = rank.score(IMAGE, query("car"), *stage, clip, config, name, likely)
+    assert named == [1]
+    assert clip.seen == 1
+    assert np.isnan(scored.parts["clip"]).tolist() == [True, False]
+    assert np.isnan(scored.parts["region"]).tolist() == [True, False]
+    assert scored.scores[0] == pytest.approx(0.2)
+    nobody = rank.score(IMAGE, query("car"), *stage, clip, config, name, ~likely & False)
+    assert named == [1] and clip.seen == 1
+    assert np.isnan(nobody.parts["clip"]).all()

@@ -15,7 +15,7 @@ from textseg.closeup import Rough
 from textseg.errors import ConfigError
 from textseg.prompt import user_prompts
 from textseg.redraw import Both, RedrawConfig, redraw
-from textseg.types import Candidates, Closeups, Float, Frame, Image, Proposals
+from textseg.types import Bool, Candidates, Closeups, Float, Frame, Image, Proposals
 
 NOTHING = Rough.whole(np.zeros((8, 8), np.float32), (40, 40))
 
@@ -50,10 +50,10 @@ def given(phrases: list[int], scores: list[float], source: str = "detector") -> 
     return proposals, Candidates(logits, claimed, Frame((40, 40), (40, 40), (40, 40)))
 
 
-def drawn(proposals: Proposals, candidates: Candidates, config: RedrawConfig) -> Candidates:
+def drawn(proposals: Proposals, candidates: Candidates, config: RedrawConfig, likely: Bool | None = None) -> Candidates:
     prompts = user_prompts(np.arange(len(proposals)), boxes_xyxy=proposals.boxes_xyxy)
     image = fake_pipeline().open(scene((40, 40), {})).image
-    return redraw(Stamp(), image, proposals, prompts, candidates, config)
+    return redraw(Stamp(), image, proposals, prompts, candidates, config, likely)
 
 
 def chosen(candidates: Candidates) -> list[bool]:
@@ -356,3 +356,9 @@ def test_the_callers_bare_box_is_drawn_from_its_ellipse(source: str, beside: dic
     assert after.closeups.predicted_iou[0] == pytest.approx(0.9 if ellipse else 0.5)
     # the stripe of `given` lies outside the box; the ellipse's middle is in it
     assert (after.closeups.logits[0, 4, 4] > 0) == ellipse
+
+
+def test_only_likely_prompts_of_phrases_are_drawn_again() -> None:
+    likely = np.array([False, True])
+    assert chosen(drawn(*given([0, 0], [0.9, 0.3]), RedrawConfig(), likely)) == [False, True]
+    assert chosen(drawn(*given([0, 0], [0.9, 0.3], "user"), RedrawConfig(), likely)) == [True, True]

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from textseg import closeup, geometry
-from textseg.color_part import color_part
+from textseg import closeup
 from textseg.crops import MEAN_RGB, masked_crops
 from textseg.errors import ConfigError, nearest
 from textseg.language import other_colors
 from textseg.matmul import matmul
+from textseg.parts import PARTS, areas_of, low_masks, plain_parts
 from textseg.propose import fair_order, place_in_phrase
 from textseg.protocols import ImageTextEncoder, KnowsNouns
 from textseg.types import Bool, Candidates, Float, Image, Int, Prompts, Proposals, Query
@@ -25,7 +25,6 @@ from textseg.vocabulary import SYNONYM_SIMILARITY
 
 RegionNamer = Callable[[Bool, Sequence[str], Int], Float | None]
 
-PARTS = ("detector", "region", "sam_iou", "stability", "closeup", "clip", "agreement", "color")
 LOG_ODDS_LIMIT = 5.0
 
 
@@ -47,6 +46,8 @@ class RankConfig:
         margin_growth: how much farther for each unit of log-odds that the best lies above 0. Beside a mask that is
             surely right, one that is likely right is more of the same (the other shoe); beside a doubtful one it is a
             second guess.
+        glance: a prompt whose fused score comes to less than this share of the threshold, before any of its masks is
+            drawn again or shown to CLIP, is left at that: it is not in the picture. 0 gives all a closer look.
         clip_budget: how many candidates a phrase are shown to CLIP, best first by the other parts, each prompt's best
             mask before any prompt's second. What it says of that one holds for the prompt's masks that it did not see.
         clip_total: how many at most in one call, however many phrases: each phrase's best first. But one a phrase is
@@ -82,6 +83,7 @@ class RankConfig:
     min_area: int = 1
     margin: float | None = None
     margin_growth: float = 0.0
+    glance: float = 0.0
     clip_budget: int = 12
     clip_total: int = 64
     clip_grow: float = 1.2
@@ -93,7 +95,7 @@ class RankConfig:
     max_rejected: int = 50
 
     def __post_init__(self) -> None:
-        for name in ("threshold", "duplicate_iou", "contained", "cross_phrase_iou"):
+        for name in ("threshold", "glance", "duplicate_iou", "contained", "cross_phrase_iou"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name}: got {getattr(self, name)}, expected a number in 0..1")
         if self.margin is not None and not self.margin >= 0:
@@ -152,6 +154,7 @@ def score(
     clip: ImageTextEncoder | None,
     config: RankConfig,
     name_regions: RegionNamer | None = None,
+    likely: Bool | None = None,
 ) -> Scored:
     """Give every candidate its score parts and the fused score.
 
@@ -160,31 +163,26 @@ def score(
         clip: judges the masked crops; None leaves that part out.
         config: weights, budgets and what stands in for missing parts.
         name_regions: ``NamesRegions.name_regions`` of this picture; None, and where it returns None: not known.
+        likely: bool (P,), from ``likely_prompts``: of the others neither CLIP nor ``name_regions`` is asked. None: all.
     """
     p, c = candidates.predicted_iou.shape
     prompt_index, mask_index = np.repeat(np.arange(p), c), np.tile(np.arange(c), p)
     proposal_index = prompts.proposal_index[prompt_index]
     phrase_index = proposals.phrase_index[proposal_index]
-    masks = geometry.crop_padding(candidates.logits, candidates.frame) > 0  # (P, C, h, w)
-    masks = masks.reshape(p * c, *masks.shape[2:])  # (M, h, w)
-    parts = {
-        "detector": proposals.scores[proposal_index].astype(np.float32),
-        "region": np.full(p * c, np.nan, np.float32),
-        "sam_iou": candidates.predicted_iou.reshape(-1).clip(0, 1),
-        "stability": geometry.stability(candidates.logits, candidates.frame).reshape(-1).astype(np.float32),
-        "clip": np.full(p * c, np.nan, np.float32),
-        "closeup": _closeup(candidates),
-        "agreement": _agreement(masks, proposals, proposal_index, image.size_hw),
-        "color": color_part(image.levels, query.prompts, masks, phrase_index),
-    }
-    areas = _areas(masks, candidates, image.size_hw)
-    spoken = p > 0 and any(phrase.prompt for phrase in query.phrases)
+    masks = low_masks(candidates)
+    areas = areas_of(masks, candidates, image.size_hw)
+    parts = plain_parts(image, query, proposals, prompts, candidates, masks)
+    looked = np.ones(p * c, np.bool_) if likely is None else likely[prompt_index]
+    spoken = looked.any() and any(phrase.prompt for phrase in query.phrases)
     if spoken and name_regions is not None:
-        one, of = _apart(candidates, phrase_index)
+        rows = np.flatnonzero(looked)
+        one, of = _apart(candidates, rows, phrase_index)
         named = name_regions(masks[one], query.prompts, phrase_index[one])
-        parts["region"] = parts["region"] if named is None else named[of]
+        if named is not None:
+            parts["region"][rows] = named[of]
     if clip is not None and spoken:
-        shown = _worth_showing(fuse(parts, config), areas, phrase_index, prompt_index, config)
+        worth = looked & (areas > 0)
+        shown = _worth_showing(fuse(parts, config), worth, phrase_index, prompt_index, config)
         seen = _clip_part(image, query, masks, candidates, shown, phrase_index, clip, config)
         parts["clip"] = _shared_in_prompt(seen, shown, prompt_index)
     return Scored(
@@ -201,33 +199,35 @@ def score(
     )
 
 
-def _apart(candidates: Candidates, phrase_index: Int) -> tuple[Int, Int]:
-    """Return which of the M candidates differ, int64 (U,), and which of those each is, (M,), to ask for each once.
+def likely_prompts(
+    image: Image, query: Query, proposals: Proposals, prompts: Prompts, candidates: Candidates, config: RankConfig
+) -> Bool:
+    """Return bool (P,): which prompts are worth a second drawing and CLIP's glance: see ``RankConfig.glance``.
+
+    Args:
+        image, query, proposals, prompts: what the stages before worked on.
+        candidates: the segmenter's, none drawn again yet.
+        config: the ranking's settings.
+    """
+    p, c = candidates.predicted_iou.shape
+    own = np.array([proposals.sources[i] == "user" for i in prompts.proposal_index], np.bool_)
+    least = config.glance * config.threshold
+    if not least or own.all():
+        return np.ones(p, np.bool_)
+    parts = plain_parts(image, query, proposals, prompts, candidates, low_masks(candidates))
+    best = fuse(parts, config).reshape(p, c).max(axis=1)
+    return np.asarray(own | (best >= least), np.bool_)
+
+
+def _apart(candidates: Candidates, rows: Int, phrase_index: Int) -> tuple[Int, Int]:
+    """Return which of the candidates in ``rows`` (R,) differ, int64 (U,), and which of those each of the R is, (R,).
 
     A prompt's masks that were drawn again are one mask, and so are those of two prompts of a phrase with one closeup.
     """
-    numbers = candidates.closeup_index.reshape(-1)
-    own = len(candidates.closeups) + np.arange(len(numbers))
-    keys = np.stack([phrase_index, np.where(numbers < 0, own, numbers)], axis=1)
+    numbers = candidates.closeup_index.reshape(-1)[rows]
+    keys = np.stack([phrase_index[rows], np.where(numbers < 0, len(candidates.closeups) + rows, numbers)], axis=1)
     _, one, of = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    return one, of.reshape(-1)
-
-
-def _areas(masks: Bool, candidates: Candidates, size_hw: tuple[int, int]) -> Float:
-    """Return float32 (M,): the share of the picture that each mask fills, by its closeup where there is one."""
-    areas = np.asarray(masks.mean(axis=(1, 2), dtype=np.float32), np.float32)
-    near, index = candidates.closeups, candidates.closeup_index.reshape(-1)
-    drawn = (near.logits > 0).mean(axis=(1, 2)) * near.windows[:, 2] ** 2 / (size_hw[0] * size_hw[1])
-    finer = np.append(drawn, 0)[index]  # 0 where there is none
-    return np.asarray(np.where(finer > 0, finer, areas), np.float32)
-
-
-def _closeup(candidates: Candidates) -> Float:
-    """Return float32 (M,): the IoU that a mask drawn again is thought to have; NaN where none was."""
-    index = candidates.closeup_index.reshape(-1)
-    out = np.full(len(index), np.nan, np.float32)
-    out[index >= 0] = candidates.closeups.predicted_iou[index[index >= 0]]
-    return out
+    return rows[one], of.reshape(-1)
 
 
 def fuse(parts: Mapping[str, Float], config: RankConfig) -> Float:
@@ -249,40 +249,12 @@ def log_odds(values: Float) -> Float:
     return np.asarray(np.log(p / (1.0 - p)), dtype=np.float32)
 
 
-def _agreement(masks: Bool, proposals: Proposals, proposal_index: Int, size_hw: tuple[int, int]) -> Float:
-    """Return float32 (M,): how well each mask agrees with what the detector saw.
-
-    With rough masks: the IoU with the proposal's own rough mask, or for a text-only proposal with the
-    best of its phrase. Without: the IoU of the mask's box with the detector's box. NaN where there is nothing
-    to agree with.
-    """
-    out = np.full(len(masks), np.nan, np.float32)
-    detected = np.array([source == "detector" for source in proposals.sources], dtype=bool)
-    if not len(masks) or not detected.any():
-        return out
-    h, w = masks.shape[1:]
-    if proposals.mask_logits is not None:
-        rough = geometry.resize_logits(proposals.mask_logits[detected], (h, w)) > 0
-        overlap = geometry.mask_iou(masks, rough)  # (M, D)
-    else:
-        scale = np.array([size_hw[1] / w, size_hw[0] / h] * 2, np.float32)
-        overlap = geometry.box_iou(geometry.mask_boxes(masks) * scale, proposals.boxes_xyxy[detected])  # (M, D)
-    column = np.cumsum(detected) - 1
-    for m, i in enumerate(proposal_index):
-        if detected[i]:
-            out[m] = overlap[m, column[i]]
-        else:
-            same = proposals.phrase_index[detected] == proposals.phrase_index[i]
-            out[m] = overlap[m, same].max() if same.any() else np.nan
-    return out
-
-
-def _worth_showing(scores: Float, areas: Float, phrase_index: Int, prompt_index: Int, config: RankConfig) -> Int:
-    """Return the indices of the candidates that CLIP looks at, best first by the other parts.
+def _worth_showing(scores: Float, worth: Bool, phrase_index: Int, prompt_index: Int, config: RankConfig) -> Int:
+    """Return which of the candidates that are ``worth`` it, bool (M,), CLIP looks at, best first by the other parts.
 
     Of a phrase, each prompt's best mask comes before any prompt's second; phrases share the budget in ``fair_order``.
     """
-    solid = np.flatnonzero(areas > 0)
+    solid = np.flatnonzero(worth)
     of_prompt = place_in_phrase(scores[solid], prompt_index[solid])  # 0 for each prompt's best mask
     places = place_in_phrase(-of_prompt.astype(np.float32) + scores[solid], phrase_index[solid])
     order = fair_order(scores[solid], places)

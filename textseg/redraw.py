@@ -84,8 +84,9 @@ def redraw(
     prompts: Prompts,
     candidates: Candidates,
     config: RedrawConfig,
+    likely: Bool | None = None,
 ) -> Candidates:
-    """Return the candidates with the masks of the chosen prompts drawn again.
+    """Return the candidates with the masks of the chosen prompts drawn again; of phrases' only the ``likely`` (P,).
 
     Of a phrase's prompt the mask of best predicted IoU is, and the prompt's other masks give way to it: two ways to
     read one box rarely both answer a phrase. What the caller pointed at may be a thing or a part of it, so each of
@@ -96,7 +97,8 @@ def redraw(
     index = np.full(candidates.predicted_iou.shape, -1, np.int64)
     best = candidates.predicted_iou.argmax(axis=1)
     looks: list[tuple[int, int]] = []
-    for p in _likeliest(proposals, prompts, own, config):
+    wanted = ~own if likely is None else ~own & likely
+    for p in _likeliest(proposals, prompts, wanted, config):
         index[p] = len(looks)
         looks.append((p, int(best[p])))
     for p, c in product(np.flatnonzero(own).tolist(), range(candidates.predicted_iou.shape[1])):
@@ -240,11 +242,11 @@ def _replaced(closeups: Closeups, rows: Int, others: Closeups) -> Closeups:
     return Closeups(**whole)
 
 
-def _likeliest(proposals: Proposals, prompts: Prompts, own: Bool, config: RedrawConfig) -> list[int]:
-    """Return which prompts of phrases are drawn again."""
+def _likeliest(proposals: Proposals, prompts: Prompts, wanted: Bool, config: RedrawConfig) -> list[int]:
+    """Return which of the wanted prompts are drawn again."""
     of = prompts.proposal_index
     scores = proposals.scores[of]
     places = place_in_phrase(scores, proposals.phrase_index[of])
     order = fair_order(scores, places)
-    kept: list[int] = order[(places[order] < config.per_phrase) & ~own[order]][: config.total].tolist()
+    kept: list[int] = order[(places[order] < config.per_phrase) & wanted[order]][: config.total].tolist()
     return kept

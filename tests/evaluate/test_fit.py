@@ -15,7 +15,8 @@ from textseg.evaluate import fit, photo_pages
 from textseg.evaluate.collect import Row, collect
 from textseg.evaluate.logistic import fit_logistic
 from textseg.evaluate.pages import Material
-from textseg.rank import PARTS, RankConfig
+from textseg.parts import PARTS
+from textseg.rank import RankConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
 

@@ -10,7 +10,8 @@ import pytest
 from textseg.evaluate.collect import Row, stack
 from textseg.evaluate.fit import scores_of, threshold_curve
 from textseg.evaluate.tune import Aim, calibrated, tune
-from textseg.rank import PARTS, RankConfig, log_odds
+from textseg.parts import PARTS
+from textseg.rank import RankConfig, log_odds
 
 DETECTOR_ALONE = RankConfig(weights={"bias": 0.0, "detector": 1.0})
 

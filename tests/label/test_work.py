@@ -19,7 +19,7 @@ from textseg.label.ontology import LabelClass, Ontology, from_names
 from textseg.label.records import Failed, Labelled
 from textseg.label.store import Store
 from textseg.label.work import PROPOSALS, PROPOSALS_A_PHRASE, Labeller, attempt, keep
-from textseg.rank import PARTS
+from textseg.parts import PARTS
 
 
 def label(ontology: Ontology, threshold: float | None = None, **item: object) -> Labelled:

@@ -12,6 +12,7 @@ from torch import nn
 
 from tests.models.tiny_detectors import NANO
 from textseg.models.nano_network import NanoNetwork
+from textseg.models.packed_convolutions import PackedConv2d
 from textseg.models.quick_convolutions import (
     EvenSame,
     fold_norms,
@@ -72,8 +73,9 @@ def test_a_quickened_trunk_answers_as_before(size_hw: tuple[int, int]) -> None:
         assert is_known(trunk)
         quicken(trunk)
         got = trunk(x)
-    assert {type(module) for module in trunk.modules() if isinstance(module, nn.Conv2d)} >= {EvenSame, nn.Conv2d}
-    assert trunk.conv_stem.weight.is_contiguous(memory_format=torch.channels_last)
+    assert isinstance(trunk.conv_stem, EvenSame)
+    assert isinstance(trunk.conv_stem.even, PackedConv2d)
+    assert trunk.conv_stem.even.plain.weight.is_contiguous(memory_format=torch.channels_last)
     for one, other in zip(got, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 

@@ -16,8 +16,9 @@ from textseg import geometry, language
 from textseg.choose import full_size, select
 from textseg.evaluate import metrics
 from textseg.evaluate.pages import Ask, Page
+from textseg.parts import PARTS
 from textseg.pipeline import Pipeline
-from textseg.rank import PARTS, RankConfig, Scored
+from textseg.rank import RankConfig, Scored
 from textseg.result import Result
 from textseg.train.data import LabelledObject
 from textseg.train.detector_targets import PAIRED, split_pairs
@@ -128,7 +129,9 @@ class Row:
 
 
 def collect(pipeline: Pipeline, pages: Iterable[Page]) -> list[Row]:
-    """Ask every phrase of every page, alone, and keep all candidates; the models run once."""
+    """Ask every phrase of every page, alone, and keep all candidates, each looked at closely; the models run once."""
+    config = pipeline.config
+    pipeline = pipeline.with_config(replace(config, rank=replace(config.rank, glance=0.0)))
     rows: list[Row] = []
     for page in pages:
         if not page.asks:

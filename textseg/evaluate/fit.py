@@ -22,8 +22,9 @@ from textseg.evaluate.collect import Row, collect, stack
 from textseg.evaluate.logistic import fit_logistic
 from textseg.evaluate.pages import Material, Page
 from textseg.evaluate.tune import Aim, at_thresholds, calibrated, tune, worth
+from textseg.parts import PARTS
 from textseg.pipeline import Pipeline
-from textseg.rank import LOG_ODDS_LIMIT, PARTS, RankConfig, fuse, log_odds
+from textseg.rank import LOG_ODDS_LIMIT, RankConfig, fuse, log_odds
 from textseg.types import Bool, Float
 
 FIT_PAGES: dict[str, Callable[[Material, int | None], Iterator[Page]]] = {

@@ -18,7 +18,8 @@ from textseg import geometry
 from textseg.evaluate.collect import Row
 from textseg.evaluate.logistic import fit_logistic
 from textseg.evaluate.metrics import auroc
-from textseg.rank import PARTS, RankConfig, filled_log_odds
+from textseg.parts import PARTS
+from textseg.rank import RankConfig, filled_log_odds
 from textseg.types import Bool, Float, Int, UInt8
 
 STEPS = (-0.4, -0.2, -0.1, -0.05, 0.05, 0.1, 0.2, 0.4)

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from textseg.models.packed_convolutions import add_relu
+
 PIXEL_STRIDE = 4
 BOX_STRIDE = 8
 SIDES = 4
@@ -223,9 +225,9 @@ class NanoNetwork(nn.Module):
         """Map normalised (B, 3, H, W) pictures, H and W multiples of 32, to features."""
         c4, c8, c16, deepest = self.backbone(images)
         deep = self.context(self.enter(deepest))  # (B, context_width, H / deep_stride, W / deep_stride)
-        p16 = self.smooth16(functional.relu(self.lateral16(c16) + _spread(self.top(deep), c16)))
-        p8 = self.smooth8(functional.relu(self.lateral8(c8) + _spread(p16, c8)))
-        p4 = self.smooth4(functional.relu(self.lateral4(c4) + _spread(self.down8(p8), c4)))
+        p16 = self.smooth16(add_relu(self.lateral16, c16, _spread(self.top(deep), c16)))
+        p8 = self.smooth8(add_relu(self.lateral8, c8, _spread(p16, c8)))
+        p4 = self.smooth4(add_relu(self.lateral4, c4, _spread(self.down8(p8), c4)))
         return Features(self.pixel_head(p4), self.box_head(self.box_tower(p8)), deep.mean((2, 3)))
 
     def answer(self, features: Features, codes: TextCodes, boxed: int | None = None) -> Answers:

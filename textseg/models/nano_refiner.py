@@ -25,6 +25,7 @@ from textseg import closeup
 from textseg.closeup import Rough, cover, cut_level
 from textseg.models import nano_files, onednn
 from textseg.models.nano_network import conv_bn
+from textseg.models.packed_convolutions import add_relu
 from textseg.models.quick_convolutions import quicken
 from textseg.types import Closeups, Float, Image, UInt8
 
@@ -72,7 +73,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) to the same shape."""
-        return functional.relu(x + self.body(x))
+        enter, leave = self.body
+        return add_relu(leave, enter(x), x)
 
 
 class RefinerNetwork(nn.Module):

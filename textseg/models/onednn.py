@@ -50,6 +50,11 @@ def usable(x: Tensor) -> bool:
     )
 
 
+def packs(x: Tensor) -> bool:
+    """Whether oneDNN's operators for convolutions whose weights are laid out beforehand are there and take ``x``."""
+    return _PACKS and x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_exporting()
+
+
 @cache
 def has_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 itself, so that it is quicker than float32 and not slower."""
@@ -72,6 +77,17 @@ def _found() -> bool:
         return False
 
 
+def _found_packs() -> bool:
+    known = torch.ops.mkldnn
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return all(
+        hasattr(known, name)
+        for name in ("_convolution_pointwise", "_reorder_convolution_weight", "_get_mkldnn_serialized_md")
+    )
+
+
 _FOUND = _found()
+_PACKS = _found_packs()
 _LARGE = 1 << 22
 """Multiplications from which on a product is worth a call of its own."""

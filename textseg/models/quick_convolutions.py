@@ -1,7 +1,8 @@
 """What makes a convolutional network quicker to ask and leaves its answers as they are. Not for training.
 
-Norms are folded into the convolutions before them, the padding of strided convolutions goes into their kernels, and
-where the processor multiplies bfloat16 itself the weights are rounded to it once, not at every call.
+Norms are folded into the convolutions before them, the padding of strided convolutions goes into their kernels, the
+weights are laid out once for all calls (``packed_convolutions``) and, where the processor multiplies bfloat16 itself,
+rounded to it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from textseg.models.packed_convolutions import pack
+
 
 def is_known(trunk: nn.Module) -> bool:
     """Whether ``quicken`` fits a timm trunk: its kinds keep their layers in the order in which they are applied."""
@@ -32,6 +35,8 @@ def quicken(network: nn.Module, *, rounded: bool = False) -> None:
     if rounded:
         round_convolutions(network)
     network.to(memory_format=torch.channels_last)
+    if next(network.parameters()).device.type == "cpu":
+        pack(network)
 
 
 def fold_norms(module: nn.Module) -> None:
@@ -59,30 +64,34 @@ def pad_in_kernels(module: nn.Module) -> None:
                 setattr(parent, name, EvenSame(child))
 
 
-class EvenSame(nn.Conv2d):
+class EvenSame(nn.Module):
     """A ``Conv2dSame`` of stride 2 that copies nothing where the sides are even.
 
     "Same" then pads one pixel more at the right and bottom than at the left and top, which torch's convolutions cannot:
     timm copies the whole input into a wider one, a quarter of the trunk's time. A kernel with a row and a column of
     zeros before its own asks for as much padding on either side, and reads the same pixels.
+
+    Attributes:
+        even: for sides that are even; odd: for others, the convolution as it was.
     """
 
-    def __init__(self, other: Conv2dSame) -> None:
-        side = other.kernel_size[0]
-        super().__init__(
-            other.in_channels,
-            other.out_channels,
+    def __init__(self, odd: Conv2dSame) -> None:
+        super().__init__()
+        side = odd.kernel_size[0]
+        self.even = nn.Conv2d(
+            odd.in_channels,
+            odd.out_channels,
             side + 1,
             stride=2,
             padding=(side - 1) // 2,
-            groups=other.groups,
-            bias=other.bias is not None,
+            groups=odd.groups,
+            bias=odd.bias is not None,
         )
         with torch.no_grad():
-            self.weight.copy_(functional.pad(other.weight, (1, 0, 1, 0)))
-            if self.bias is not None and other.bias is not None:
-                self.bias.copy_(other.bias)
-        self.odd = other
+            self.even.weight.copy_(functional.pad(odd.weight, (1, 0, 1, 0)))
+            if self.even.bias is not None and odd.bias is not None:
+                self.even.bias.copy_(odd.bias)
+        self.odd = odd
 
     @staticmethod
     def fits(other: Conv2dSame) -> bool:
@@ -92,8 +101,7 @@ class EvenSame(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, D, ⌈H/2⌉, ⌈W/2⌉)."""
-        uneven = x.shape[-2] % 2 or x.shape[-1] % 2
-        out: Tensor = self.odd(x) if uneven else super().forward(x)
+        out: Tensor = self.odd(x) if x.shape[-2] % 2 or x.shape[-1] % 2 else self.even(x)
         return out
 
 
