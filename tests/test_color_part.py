@@ -5,16 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from textseg import color_part as parts
 from textseg.color_part import color_part
-from textseg.types import Bool, Float, Int, UInt8
+from textseg.types import Bool, Float, Image, Int
 
 
-def scene(scale: int = 1) -> tuple[UInt8, ...]:
+def scene(scale: int = 1) -> Image:
     """A red and a blue square with black bands on white, 32 × 64 pixels times ``scale``."""
     rgb = np.full((32, 64, 3), 250, np.uint8)
     rgb[4:28, 4:28], rgb[4:28, 36:60] = (205, 25, 30), (30, 70, 200)
     rgb[20:28, 4:28] = rgb[20:28, 36:60] = (10, 10, 10)  # a third of either
-    return (np.asarray(rgb.repeat(scale, 0).repeat(scale, 1), np.uint8),)
+    return Image(np.asarray(rgb.repeat(scale, 0).repeat(scale, 1), np.uint8), "test", "0" * 64)
 
 
 def squares(size: int = 16) -> Bool:
@@ -58,8 +59,18 @@ def test_of_a_few_pixels_nothing_is_said() -> None:
 
 
 def test_the_smallest_level_with_enough_pixels_is_read() -> None:
-    blank = np.zeros((1, 1, 3), np.uint8)
-    levels = (np.zeros((320, 640, 3), np.uint8), *scene(), blank)
+    blank, large = np.zeros((1, 1, 3), np.uint8), Image(np.zeros((320, 640, 3), np.uint8), "test", "1" * 64)
+    vars(large)["levels"] = (large.rgb, scene().rgb, blank)
     np.testing.assert_array_equal(
-        color_part(levels, ["a red car"], squares(), both()), color_part(scene(), ["a red car"], squares(), both())
+        color_part(large, ["a red car"], squares(), both()), color_part(scene(), ["a red car"], squares(), both())
     )
+
+
+def test_colours_are_named_once_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, named = scene(), []
+    classify = parts.classify_pixels
+    monkeypatch.setattr(parts, "classify_pixels", lambda pixels: named.append(len(pixels)) or classify(pixels))
+    for prompt in ("a red car", "a blue car"):
+        color_part(image, [prompt], squares(), both())
+    color_part(image, ["a red car"], squares(8), both())
+    assert named == [16 * 32, 8 * 16]

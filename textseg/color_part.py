@@ -13,7 +13,7 @@ import numpy as np
 from textseg.colors import classify_pixels
 from textseg.language import COLORS, said_color
 from textseg.matmul import matmul
-from textseg.types import Bool, Float, Int, UInt8
+from textseg.types import Bool, Float, Image, Int
 
 _LEAST_PIXELS = 8
 """Of the mask as the segmenter drew it: of fewer nothing is said."""
@@ -22,14 +22,14 @@ _FLOOR = 0.02
 """Added to either share, so that neither is ever nothing beside the other."""
 
 
-def color_part(levels: Sequence[UInt8], prompts: Sequence[str], masks: Bool, phrase_index: Int) -> Float:
+def color_part(image: Image, prompts: Sequence[str], masks: Bool, phrase_index: Int) -> Float:
     """Return float32 (M,): the asked colour's share of a mask against that of the colour that most else of it has.
 
     Windows and wheels of a red car are black and gray: what counts is that nothing but these competes with the red.
     NaN where the phrase names no colour, and for masks of a few pixels.
 
     Args:
-        levels: the picture, uint8 (H, W, 3), then smaller versions of it (``Image.levels``).
+        image: the picture.
         prompts: the phrases.
         masks: bool (M, h, w), over the whole picture.
         phrase_index: int64 (M,), the phrase of each.
@@ -40,9 +40,7 @@ def color_part(levels: Sequence[UInt8], prompts: Sequence[str], masks: Bool, phr
     if not len(rows):
         return out
     h, w = masks.shape[1:]
-    enough = [level for level in levels if level.shape[0] >= h and level.shape[1] >= w]
-    small = np.asarray(cv2.resize(enough[-1] if enough else levels[0], (w, h), interpolation=cv2.INTER_AREA), np.uint8)
-    has = np.eye(len(COLORS), dtype=np.float32)[classify_pixels(small.reshape(-1, 3))]  # (h w, colours)
+    has = np.eye(len(COLORS), dtype=np.float32)[_names(image, h, w)]  # (h w, colours)
     inside = masks[rows].reshape(len(rows), -1).astype(np.float32)
     pixels = inside.sum(axis=1)
     shares = matmul(inside, has) / np.maximum(pixels, 1)[:, None]  # (rows, colours)
@@ -52,3 +50,14 @@ def color_part(levels: Sequence[UInt8], prompts: Sequence[str], masks: Bool, phr
     against = shares.max(axis=1)
     out[rows] = np.where(pixels < _LEAST_PIXELS, np.nan, (own + _FLOOR) / (own + against + 2 * _FLOOR))
     return out
+
+
+def _names(image: Image, h: int, w: int) -> Int:
+    """Return (h w,), which of ``COLORS`` the picture's pixels have on a grid; worked out once a picture."""
+    key = ("color names", h, w)
+    if key not in image.kept:
+        enough = [level for level in image.levels if level.shape[0] >= h and level.shape[1] >= w]
+        small = cv2.resize(enough[-1] if enough else image.rgb, (w, h), interpolation=cv2.INTER_AREA)
+        image.kept[key] = classify_pixels(np.asarray(small, np.uint8).reshape(-1, 3))
+    names: Int = image.kept[key]
+    return names

@@ -32,7 +32,7 @@ def plain_parts(
         "clip": unknown.copy(),
         "closeup": _closeup(candidates),
         "agreement": _agreement(masks, proposals, proposal_index, image.size_hw),
-        "color": color_part(image.levels, query.prompts, masks, proposals.phrase_index[proposal_index]),
+        "color": color_part(image, query.prompts, masks, proposals.phrase_index[proposal_index]),
     }
 
 

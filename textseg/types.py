@@ -90,6 +90,11 @@ class Image:
             levels.append(np.asarray(cv2.resize(levels[-1], half_wh, interpolation=cv2.INTER_AREA), np.uint8))
         return tuple(levels)
 
+    @cached_property
+    def kept(self) -> dict[Any, Any]:
+        """What stages have worked out of the picture whatever the phrase, by keys of their own: small things alone."""
+        return {}
+
 
 @dataclass(frozen=True)
 class Phrase:
