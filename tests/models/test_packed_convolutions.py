@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from textseg.models import onednn
 from textseg.models.packed_convolutions import PackedConv2d, add_relu, pack
 
 
@@ -95,3 +96,15 @@ def test_packing_twice_changes_nothing() -> None:
     pack(layers)
     assert list(layers) == once
     assert type(once[0].plain) is nn.Conv2d  # type: ignore[union-attr]
+
+
+def test_a_processor_without_bfloat16_is_not_asked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "has_bfloat16", lambda: False)
+    plain = convolution()
+    packed = PackedConv2d(plain)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(packed(picture()), plain(picture()), rtol=0, atol=0)
+    assert not packed._packed
+    with torch.inference_mode():
+        packed(picture())
+    assert packed._packed

@@ -50,9 +50,12 @@ def usable(x: Tensor) -> bool:
     )
 
 
-def packs(x: Tensor) -> bool:
-    """Whether oneDNN's operators for convolutions whose weights are laid out beforehand are there and take ``x``."""
-    return _PACKS and x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_exporting()
+def packs(x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether oneDNN's operators for weights that are laid out beforehand are there for ``x`` in that precision."""
+    able = dtype is torch.float32 or (dtype is torch.bfloat16 and has_bfloat16())
+    return (
+        _PACKS and able and x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_exporting()
+    )
 
 
 @cache

@@ -39,26 +39,31 @@ class PackedConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, D, h, w)."""
-        if not onednn.packs(x):
+        dtype = self._dtype()
+        if not onednn.packs(x, dtype):
             out: Tensor = self.plain(x)
             return out if self.activation is None else self.activation(out)
-        x, weight, bias = self._at_hand(x)
+        x, weight, bias = self._at_hand(x, dtype)
         act, limits = self._how
         packed: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *self._where, act, limits, "")
         return packed
 
-    def add(self, x: Tensor, shortcut: Tensor) -> Tensor:
-        """Return relu(convolution of (B, C, H, W) + shortcut (B, D, h, w)); the convolution's own activation is not."""
-        if not onednn.packs(x):
+    def add_relu(self, x: Tensor, shortcut: Tensor) -> Tensor:
+        """Return relu(convolution of (B, C, H, W) + shortcut (B, D, h, w)); its own activation is not applied."""
+        dtype = self._dtype()
+        if not onednn.packs(x, dtype):
             return torch.relu(self.plain(x) + shortcut)
-        x, weight, bias = self._at_hand(x)
+        x, weight, bias = self._at_hand(x, dtype)
         apply = torch.ops.mkldnn._convolution_pointwise.binary
-        out: Tensor = apply(x, shortcut.to(x.dtype), weight, bias, *self._where, "add", None, "relu", [], "")
+        out: Tensor = apply(x, shortcut.to(dtype), weight, bias, *self._where, "add", None, "relu", [], "")
         return out
 
-    def _at_hand(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the input, the weights laid out for it, and the bias, all of the precision that is asked for."""
-        dtype = torch.bfloat16 if torch.is_autocast_enabled("cpu") else self.plain.weight.dtype
+    def _dtype(self) -> torch.dtype:
+        """Return the precision that is asked for."""
+        return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else self.plain.weight.dtype
+
+    def _at_hand(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the input, channels last, the weights laid out for it, and the bias, all in one precision."""
         x = x.to(dtype).contiguous(memory_format=torch.channels_last)
         key = (x.shape, dtype)
         if key not in self._packed:
@@ -105,5 +110,5 @@ def add_relu(layers: nn.Module, x: Tensor, shortcut: Tensor) -> Tensor:
     inner = list(layers.children()) if isinstance(layers, nn.Sequential) else [layers]
     only = inner[0] if len(inner) == 1 else None
     if isinstance(only, PackedConv2d) and only.activation is None:
-        return only.add(x, shortcut)
+        return only.add_relu(x, shortcut)
     return torch.relu(layers(x) + shortcut)
