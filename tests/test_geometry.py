@@ -58,6 +58,12 @@ def test_clip_boxes() -> None:
     np.testing.assert_array_equal(boxes, [[0, 1, 20, 2]])
 
 
+def test_mirrored_boxes() -> None:
+    boxes = geometry.mirrored_boxes(np.array([[1, 2, 5, 9], [np.nan] * 4], np.float32), 20)
+    np.testing.assert_array_equal(boxes, [[15, 2, 19, 9], [np.nan] * 4])
+    assert boxes.dtype == np.float32
+
+
 def test_mask_iou_and_containment() -> None:
     a = np.stack([L_SHAPE, EMPTY])
     b = np.stack([L_SHAPE, SQUARE, FULL, EMPTY])

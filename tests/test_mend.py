@@ -98,6 +98,7 @@ def test_the_masks_beside_the_mended_one_stay_as_fine_as_they_were() -> None:
     np.testing.assert_array_equal(mended.rejected.masks[0], result.masks[0])
     alone = picture.segment(box=BLUE_BOX, multimask=True)
     np.testing.assert_array_equal(mended.masks[0], alone.masks[0])  # and so is the new one
+    assert mended.scored.areas[-1] == alone.scored.areas[alone.choice.accepted[0]]
     again = mend(picture, mended, 1, box=RED_BOX, words=False)
     np.testing.assert_array_equal(again.masks[0], mended.masks[0])
 

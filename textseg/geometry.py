@@ -32,6 +32,12 @@ def clip_boxes(boxes_xyxy: Float, size_hw: tuple[int, int]) -> Float:
     return np.clip(np.asarray(boxes_xyxy, np.float32), 0, limits).astype(np.float32)
 
 
+def mirrored_boxes(boxes_xyxy: Float, width: float) -> Float:
+    """Return float32 (N, 4): boxes (N, 4) as they lie in the mirror image of a picture so many pixels wide."""
+    x0, y0, x1, y1 = np.asarray(boxes_xyxy, np.float32).T
+    return np.stack([width - x1, y0, width - x0, y1], axis=1).astype(np.float32)
+
+
 def box_area(boxes_xyxy: Float) -> Float:
     """Return float32 (N,) areas of (N, 4) boxes in square pixels; an inverted box has none."""
     boxes = np.asarray(boxes_xyxy, np.float32).reshape(-1, 4)

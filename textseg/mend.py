@@ -16,6 +16,7 @@ from textseg import closeup, draw, geometry
 from textseg.choose import Choice
 from textseg.closeup import Rough
 from textseg.errors import ConfigError, PromptError
+from textseg.parts import areas_of, low_masks
 from textseg.pipeline import OpenPicture
 from textseg.rank import Scored
 from textseg.result import Result
@@ -211,11 +212,12 @@ def _with_candidate(scored: Scored, pointed: Scored, row: int, phrase: int, roug
         np.concatenate([mine.closeup_index, number]),
     )
     last = [row]
-    masks = geometry.crop_padding(candidates.logits[p:, :1], mine.frame)[:, 0] > 0  # (1, h, w)
+    new = Candidates(logits[:, :1], iou[:, :1], mine.frame, closeups, number[:, :1])
+    masks = low_masks(new)  # (1, h, w)
     return Scored(
         candidates,
         np.concatenate([scored.masks, masks]),
-        np.concatenate([scored.areas, masks.mean(axis=(1, 2), dtype=np.float32)]),
+        np.concatenate([scored.areas, areas_of(masks, new, mine.frame.original_hw)]),
         {name: np.concatenate([values, pointed.parts[name][last]]) for name, values in scored.parts.items()},
         np.concatenate([scored.scores, pointed.scores[last]]),
         np.append(scored.phrase_index, phrase),

@@ -157,8 +157,7 @@ class _Asked(NamedTuple):
 
     def mirrored(self, width: int) -> _Asked:
         """The same in the mirror image of a picture so many pixels wide."""
-        x0, y0, x1, y1 = self.boxes_xyxy.T
-        boxes = np.stack([width - x1, y0, width - x0, y1], axis=1)
+        boxes = geometry.mirrored_boxes(self.boxes_xyxy, width)
         hints = None if self.hints is None else _flipped(self.hints)
         return self._replace(roughs=[rough.mirrored(width) for rough in self.roughs], boxes_xyxy=boxes, hints=hints)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
-from textseg import closeup
+from textseg import closeup, geometry
 from textseg.models import close_sam
 from textseg.prior import box_prior
 from textseg.train import sam_prompts as sp
@@ -131,7 +131,7 @@ class Closeups:
         image = np.where(inside[..., None], close_sam.dim(image, place), np.array(FILL_RGB, np.uint8))
         if rng.random() < 0.5:
             image, target, valid, rough = image[:, ::-1], target[:, ::-1], valid[:, ::-1], rough[:, ::-1]
-            place = np.array([side - place[2], place[1], side - place[0], place[3]], np.float32)
+            place = geometry.mirrored_boxes(place[None], side)[0]
         whole = np.ascontiguousarray  # torch takes no mirrored views
         return Made(whole(image), whole(target), whole(valid), place, whole(rough))
 
