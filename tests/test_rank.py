@@ -456,3 +456,13 @@ def test_no_model_is_asked_about_hopeless_prompts() -> None:
     nobody = rank.score(IMAGE, query("car"), *stage, clip, config, name, ~likely & False)
     assert named == [1] and clip.seen == 1
     assert np.isnan(nobody.parts["clip"]).all()
+
+
+@pytest.mark.parametrize(("sources", "order"), [(("detector", "user"), [1, 0]), (("user", "user"), [0, 1])])
+def test_a_mended_mask_stands_where_its_score_says_and_what_is_pointed_at_in_order(
+    sources: tuple[str, ...], order: list[int]
+) -> None:
+    proposals, prompts, candidates = stages([[LEFT], [RIGHT]], [0.6, 0.9], [0, 0])
+    proposals = replace(proposals, sources=sources)
+    scored = rank.score(IMAGE, query("car"), proposals, prompts, candidates, None, DETECTOR_ONLY)
+    assert choose.choose(scored, query("car"), DETECTOR_ONLY).accepted.tolist() == order

@@ -42,9 +42,9 @@ def choose(scored: Scored, query: Query, config: RankConfig, thresholds: Float |
     order = np.argsort(-scored.scores, kind="stable")
     reasons = _reasons(scored, query, order, limits, config)
     accepted = [int(i) for i in order if not reasons[i]]
-    pointed = [source == "user" for source in scored.sources]
+    pointed = all(source == "user" for source in scored.sources)  # some: a mask was mended, and ranks with the others
     # stable: best first stays within a phrase
-    accepted.sort(key=lambda i: (int(scored.phrase_index[i]), int(scored.prompt_index[i]) if pointed[i] else 0))
+    accepted.sort(key=lambda i: (int(scored.phrase_index[i]), int(scored.prompt_index[i]) if pointed else 0))
     lost = [int(i) for i in order if reasons[i]]
     closest = {int(scored.phrase_index[i]): i for i in reversed(lost)}  # each phrase's best that lost is always kept
     kept = {*lost[: config.max_rejected], *closest.values()}
