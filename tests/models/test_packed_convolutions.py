@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -108,3 +111,12 @@ def test_a_processor_without_bfloat16_is_not_asked_for_it(monkeypatch: pytest.Mo
     with torch.inference_mode():
         packed(picture())
     assert packed._packed
+
+
+def test_copies_lay_their_weights_out_for_themselves() -> None:
+    packed = PackedConv2d(convolution(), nn.ReLU())
+    with torch.inference_mode():
+        expected = packed(picture())
+        for other in (copy.deepcopy(packed), pickle.loads(pickle.dumps(packed))):
+            assert not other._packed
+            torch.testing.assert_close(other(picture()), expected, rtol=0, atol=0)

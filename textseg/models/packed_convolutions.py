@@ -9,6 +9,7 @@ wanted or a graph is exported, torch's own convolution is asked.
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +59,10 @@ class PackedConv2d(nn.Module):
         out: Tensor = apply(x, shortcut.to(dtype), weight, bias, *self._where, "add", None, "relu", [], "")
         return out
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles lay the weights out for themselves: what is laid out cannot be copied."""
+        return {**self.__dict__, "_packed": {}}
+
     def _dtype(self) -> torch.dtype:
         """Return the precision that is asked for."""
         return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else self.plain.weight.dtype
@@ -76,7 +81,7 @@ class PackedConv2d(nn.Module):
         weight = self.plain.weight.detach().to(dtype).contiguous(memory_format=torch.channels_last)
         new = torch.ops.mkldnn._reorder_convolution_weight(weight, padding, stride, dilation, groups, list(shape))
         layout = torch.ops.mkldnn._get_mkldnn_serialized_md(new)
-        for (_, known), (one, bias) in self._packed.items():
+        for (_, known), (one, bias) in list(self._packed.items()):  # another thread may add to them
             if known == dtype and torch.equal(torch.ops.mkldnn._get_mkldnn_serialized_md(one), layout):
                 return one, bias
         own = self.plain.bias
