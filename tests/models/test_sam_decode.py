@@ -61,7 +61,7 @@ def test_drawing_in_blocks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     picture = image.read(blobs(75, 100))
     embedding = ours.encode(picture)
     before = ours.decode(embedding, grid(3))
-    monkeypatch.setattr("textseg.models.sam_decode._DRAW_TOKENS", {"cpu": 17})
+    monkeypatch.setattr("textseg.models.sam_decode._DRAW_BYTES", {"cpu": 17 * 8 * 32})
     np.testing.assert_allclose(ours.decode(embedding, grid(3)).logits, before.logits, atol=1e-4)
 
 

@@ -29,8 +29,8 @@ from torch.nn import functional as F
 from textseg.models import onednn
 from textseg.models.sam_passes import Detail, Picture, Reader, Writer, blocks, heads, linear, norm, shared_read
 
-_DRAW_TOKENS = {"cpu": 1024, "cuda": 1 << 18}
-"""How many of the picture's tokens (over all prompts) are drawn at a time."""
+_DRAW_BYTES = {"cpu": 1 << 21, "cuda": 1 << 29}
+"""What the finest level of the tokens that are drawn at a time, over all prompts, may take: 8 D bytes a token."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,8 @@ class FastDecoder:
             every = [level.flatten(1, 2) for level in levels]
             return self._strip(image.reshape(n, h * w, -1), brushes, w, every).reshape(n, len(mlps), 4 * h, 4 * w)
         out = torch.empty(n, len(mlps), h, 4, w, 4, device=image.device)
-        step = max(1, _DRAW_TOKENS.get(image.device.type, 1024) // max(1, n * w))
+        tokens_at_once = _DRAW_BYTES.get(image.device.type, _DRAW_BYTES["cpu"]) // (8 * image.shape[-1])
+        step = max(1, tokens_at_once // max(1, n * w))
         for top in range(0, h, step):
             part = image[:, top : top + step].reshape(n, -1, image.shape[-1])  # (n, s, D)
             some = [level[:, top : top + step].flatten(1, 2) for level in levels]
