@@ -423,15 +423,16 @@ def test_hopeless_prompts_are_told_before_a_closer_look() -> None:
     given = IMAGE, query("car", "dog"), proposals, prompts, replace(candidates, predicted_iou=iou)
     config = replace(DETECTOR_ONLY, weights={"detector": 0.5, "sam_iou": 0.5}, threshold=0.5)
     assert rank.likely_prompts(*given, config).tolist() == [True, True, True]
-    glancing = replace(config, glance=0.8)  # one of a prompt's masks has to come to 0.4
+    glancing = replace(config, glance=0.4)  # one of a prompt's masks has to come to that
     assert rank.likely_prompts(*given, glancing).tolist() == [True, False, True]
+    assert rank.likely_prompts(*given, replace(glancing, threshold=1.0)).tolist() == [True, False, True]
     assert rank.likely_prompts(*given, replace(glancing, threshold=0.0)).all()
-    assert rank.likely_prompts(*given, replace(glancing, threshold=0.05)).all()
+    assert rank.likely_prompts(*given, replace(glancing, threshold=0.2)).all()
 
 
 def test_what_the_caller_points_at_is_always_looked_at() -> None:
     proposals, prompts, candidates = stages([[LEFT], [RIGHT]], [0.01, 0.01], [0, 0])
-    config = replace(DETECTOR_ONLY, threshold=0.9, glance=1.0)
+    config = replace(DETECTOR_ONLY, threshold=0.9, glance=0.9)
     mine = replace(proposals, sources=("user", "detector"))
     assert rank.likely_prompts(IMAGE, query("car"), mine, prompts, candidates, config).tolist() == [True, False]
 

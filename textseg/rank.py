@@ -46,8 +46,8 @@ class RankConfig:
         margin_growth: how much farther for each unit of log-odds that the best lies above 0. Beside a mask that is
             surely right, one that is likely right is more of the same (the other shoe); beside a doubtful one it is a
             second guess.
-        glance: a prompt whose fused score comes to less than this share of the threshold, before any of its masks is
-            drawn again or shown to CLIP, is left at that: it is not in the picture. 0 gives all a closer look.
+        glance: a prompt whose fused score comes to less than this, 0..1, before any of its masks is drawn again or
+            shown to CLIP, is left at that: it is not in the picture. Where the threshold is lower, that counts.
         clip_budget: how many candidates a phrase are shown to CLIP, best first by the other parts, each prompt's best
             mask before any prompt's second. What it says of that one holds for the prompt's masks that it did not see.
         clip_total: how many at most in one call, however many phrases: each phrase's best first. But one a phrase is
@@ -211,7 +211,7 @@ def likely_prompts(
     """
     p, c = candidates.predicted_iou.shape
     own = np.array([proposals.sources[i] == "user" for i in prompts.proposal_index], np.bool_)
-    least = config.glance * config.threshold
+    least = min(config.glance, config.threshold)
     if not least or own.all():
         return np.ones(p, np.bool_)
     parts = plain_parts(image, query, proposals, prompts, candidates, low_masks(candidates))

@@ -31,15 +31,20 @@ def test_every_benchmark_starts(
 
 
 def test_ablation_has_a_line_for_every_ranking(data_root: Path) -> None:
-    lines = ablation.ablate(fake_pipeline(), Material(data_root), 8)
+    pipeline = fake_pipeline()
+    collected = ablation.collect_all(pipeline, Material(data_root), 8)
+    lines = ablation.ablate(collected, pipeline.config.rank)
     drawn = {"closeup alone", "all parts, masks as SAM drew them"}  # the fakes have no refiner
     assert [line.name for line in lines] == [name for name in ablation.RANKINGS if name not in drawn]
-    text = ablation.as_markdown(lines, "command")
-    assert "| all |" in text and "On choosing the right object" in text
+    own = ablation.own_words(collected[ablation.FULL], pipeline.config.rank)
+    assert "the best single score" in own
+    text = ablation.as_markdown(lines, "command", own)
+    assert "| all |" in text and "On choosing the right object" in text and own in text
 
 
 def test_ablation_without_a_text_prompt(data_root: Path) -> None:
-    lines = ablation.ablate(fake_pipeline(text_prompt=None), Material(data_root), 8)
+    pipeline = fake_pipeline(text_prompt=None)
+    lines = ablation.ablate(ablation.collect_all(pipeline, Material(data_root), 8), pipeline.config.rank)
     mute = [name for name, (_, which) in ablation.RANKINGS.items() if which == ablation.MUTE]
     assert [line.name for line in lines] == [name for name in mute if name != "closeup alone"]
 

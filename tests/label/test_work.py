@@ -165,3 +165,16 @@ def test_a_long_list_of_classes_does_not_multiply_the_places_looked_at() -> None
     pipeline = fake_pipeline()
     tight = replace(pipeline.config, propose=replace(pipeline.config.propose, max_total=5))
     assert Labeller(pipeline.with_config(tight), CLASSES).pipeline.config.propose.max_total == 5  # the preset's own
+
+
+def test_what_a_lenient_class_would_take_is_looked_at() -> None:
+    pipeline = fake_pipeline()
+    rank = replace(pipeline.config.rank, threshold=0.4, glance=0.3)
+    pipeline = pipeline.with_config(replace(pipeline.config, rank=rank))
+    classes = (LabelClass("red box", threshold=0.1), LabelClass("blue box", threshold=0.9))
+    for threshold, names, glance in ((None, classes[1:], 0.3), (0.2, classes[1:], 0.2), (None, classes, 0.1)):
+        assert Labeller(pipeline, Ontology(names), threshold)._lean.config.rank.glance == glance
+    image = images.read(scene())
+    item = Item("k", "u")
+    found = [Labeller(p, from_names("red box, blue box"))(item, image) for p in (pipeline, fake_pipeline())]
+    assert [mask.label for mask in found[0].masks] == [mask.label for mask in found[1].masks]

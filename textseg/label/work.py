@@ -62,7 +62,10 @@ class Labeller:
         self.threshold = threshold
         rank = pipeline.config.rank
         self.rank: RankConfig = rank if threshold is None else replace(rank, threshold=threshold)
-        lean = replace(self.pipeline.config, rank=replace(rank, max_rejected=0))  # what lost is not upscaled
+        # what lost is not upscaled, and nothing is given up that a class of a low threshold would take
+        glance = min([rank.glance, *(one.threshold for one in ontology.classes if one.threshold is not None)])
+        glance = min(glance, self.rank.threshold)
+        lean = replace(self.pipeline.config, rank=replace(rank, max_rejected=0, glance=glance))
         self._lean = pipeline.with_config(lean)
 
     def __call__(self, item: Item, image: Image) -> Labelled:
