@@ -121,40 +121,30 @@ def ablate(collected: Mapping[str, Sequence[Row]], base: RankConfig) -> list[Lin
 
 def own_words(rows: Sequence[Row], config: RankConfig) -> str:
     """Return how often the preset's own weights choose the right object on all pages, beside the best single part."""
-    own, asked = _right(rows, config)
-    single = {part: _right(rows, replace(config, weights={"bias": 0.0, part: 1.0}))[0] for part in PARTS}
-    best = max(single, key=lambda part: single[part])
-    verb = "beats" if own > single[best] else "does not beat"
-    return (
-        f"With the preset's own weights, on the pictures of both halves ({asked} phrases; the weights were chosen on "
-        f"them, too), the fusion ({own:.3f}) {verb} the best single score, {best} ({single[best]:.3f})."
+    asked = [row for row in rows if row.set == "scenes_color"]
+    lines = [told(f"{part} alone", asked, replace(config, weights={"bias": 0.0, part: 1.0})) for part in PARTS]
+    lines.append(told("all", asked, config))
+    start = (
+        f"With the preset's own weights, on the pictures of both halves ({lines[-1].asked} phrases; the weights were "
+        "chosen on them, too),"
     )
-
-
-def _right(rows: Sequence[Row], config: RankConfig) -> tuple[float, int]:
-    """Return the share of the phrases of ``scenes_color`` whose best candidate is the right one, and how many."""
-    found: list[float] = []
-    for row in rows:
-        if row.set == "scenes_color" and row.present:
-            top = _top(row, _scores(row, config))
-            found.append(0.0 if top is None else float(row.right[top]))
-    return metrics.mean(found), len(found)
-
-
-def _top(row: Row, scores: Float) -> int | None:
-    """Return which of the row's masks that are not empty scores best."""
-    solid = np.flatnonzero(row.masks_packed.any(axis=1))
-    return int(solid[scores[solid].argmax()]) if len(solid) else None
+    return _verdict(lines, start, "right object")
 
 
 def measure(name: str, rows: Sequence[Row], base: RankConfig, parts: Sequence[str]) -> Line:
     """Fit the parts on the even pages, and return the figures of the odd ones."""
     config, _ = fit(halves(rows)[0], base, parts)
+    return told(name, halves(rows)[1], config)
+
+
+def told(name: str, rows: Sequence[Row], config: RankConfig) -> Line:
+    """Return the figures of the rows, ranked so."""
     values: dict[str, list[float]] = {column: [] for column in COLUMNS}
     best: tuple[list[float], list[float]] = ([], [])
-    for row in halves(rows)[1]:
+    for row in rows:
         scores = _scores(row, config)
-        top = _top(row, scores)
+        solid = np.flatnonzero(row.masks_packed.any(axis=1))
+        top = int(solid[scores[solid].argmax()]) if len(solid) else None
         if row.set in ("ccp", "scenes_nouns"):
             best[0 if row.present else 1].append(0.0 if top is None else float(scores[top]))
         if not row.present:

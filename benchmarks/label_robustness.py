@@ -35,7 +35,7 @@ from typing import Any
 import label_damage
 from label_command import count, ended, labels, linked, photographs, rows, sound, start, words
 
-from textseg.evaluate.machine import machine_info, machine_line
+from textseg.evaluate.machine import machine_info, machine_line, peak_mib
 from textseg.evaluate.report import write_json
 from textseg.label.store import Store
 
@@ -187,12 +187,12 @@ def memory(data: Path, work: Path, options: argparse.Namespace) -> Record:
     while process.poll() is None and time.monotonic() < deadline:
         now = count(out)
         if now >= options.step * (len(peaks) + 1):
-            peaks[now] = _peak_mib(process.pid)
+            peaks[now] = peak_mib(process.pid)
             logger.info("%d: %.1f MiB", now, peaks[now])
         time.sleep(0.5)
     if process.poll() is None:
         now = count(out)
-        peaks[now] = _peak_mib(process.pid)
+        peaks[now] = peak_mib(process.pid)
         process.send_signal(signal.SIGINT)
     process.wait()
     first = next((mib for n, mib in peaks.items() if n >= options.first), None)
@@ -207,13 +207,6 @@ def memory(data: Path, work: Path, options: argparse.Namespace) -> Record:
         "first": options.first,
         "reached": ratio is not None and ratio <= 1.1 and last_count >= options.count - options.step,
     }
-
-
-def _peak_mib(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
 
 
 # ---------------------------------------------------------------- disk

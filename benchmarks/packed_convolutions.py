@@ -14,12 +14,11 @@ from pathlib import Path
 from statistics import median
 from unittest import mock
 
-from speed import ASKED, RESULTS, WORDS, _picture, _timed
+from speed import ASKED, RESULTS, first_and_next, photograph, turn
 
 from textseg import build
 from textseg.config import read_preset
 from textseg.evaluate.machine import machine_line
-from textseg.pipeline import Pipeline
 
 logger = logging.getLogger("packed_convolutions")
 
@@ -36,9 +35,13 @@ def main() -> None:
         plain = build.load(read_preset("nano"))
     times: dict[str, list[float]] = {name: [] for name in ("first", "next", "plain first", "plain next")}
     for repeat in range(-len(ASKED), options.repeats):
+        example, word = turn(repeat)
+        data = photograph(example, repeat + 100)
         for before, pipeline in (("", packed), ("plain ", plain)):
-            for name, seconds in zip(("first", "next"), _answers(pipeline, repeat), strict=True):
-                times[before + name] += [seconds] if repeat >= 0 else []
+            first, _, following, _ = first_and_next(pipeline, data, example, word)
+            if repeat >= 0:
+                times[f"{before}first"].append(first)
+                times[f"{before}next"].append(following)
     rows = [
         f"| {name} | {median(times['plain ' + name]):.3f} s | {median(times[name]):.3f} s | "
         f"{median(a / b for a, b in zip(times[name], times['plain ' + name], strict=True)):.2f} |"
@@ -62,17 +65,6 @@ def main() -> None:
     )
     logger.info("%s", text)
     (options.out / "packed_convolutions.md").write_text(text, encoding="utf-8")
-
-
-def _answers(pipeline: Pipeline, repeat: int) -> tuple[float, float]:
-    """Return the seconds of the first answer on a new picture, and of the next phrase there."""
-    example, word = list(ASKED)[repeat % len(ASKED)], WORDS[repeat // len(ASKED) % len(WORDS)]
-    one, another, _ = ASKED[example]
-    data = _picture(example, repeat + 100)
-    first, _ = _timed(lambda: pipeline.open(data).segment(f"{word} {one}"))
-    picture = pipeline.open(data)
-    following, _ = _timed(lambda: picture.segment(f"{word} {another}"))
-    return first, following
 
 
 if __name__ == "__main__":

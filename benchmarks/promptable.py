@@ -14,7 +14,6 @@ import argparse
 import json
 import logging
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -29,7 +28,7 @@ import torch
 from promptable_model import REAL, SIZES, boxes, build_model, picture, segmenter
 
 from textseg import geometry
-from textseg.evaluate.machine import machine_info, machine_line
+from textseg.evaluate.machine import machine_info, machine_line, peak_mib
 from textseg.everything import EverythingOptions, generate
 from textseg.models.sam import SamSegmenter
 from textseg.models.sam_checkpoint import meta_sam
@@ -186,20 +185,16 @@ def child(size: str, side: int, who: str) -> None:
     model, image = build_model(size), picture()
     if who == "ours":
         ours = segmenter(model)
-        before = _peak()
+        before = peak_mib()
         generate(ours, image, EverythingOptions(points_per_side=side))
     else:
         from segment_anything import SamAutomaticMaskGenerator
 
         reference = meta_sam(model)
         del model
-        before = _peak()
+        before = peak_mib()
         SamAutomaticMaskGenerator(reference, points_per_side=side, output_mode="coco_rle").generate(image.rgb.copy())
-    sys.stdout.write(f"{before:.1f} {_peak():.1f}\n")
-
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    sys.stdout.write(f"{before:.1f} {peak_mib():.1f}\n")
 
 
 def measure_exactness(size: str, number_of_pictures: int) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from textseg.config import read_preset
 from textseg.evaluate import report
 from textseg.evaluate.machine import machine_info, machine_line, weights_hashes
 from textseg.pipeline import Pipeline
+from textseg.result import Result
 
 logger = logging.getLogger("speed")
 T = TypeVar("T")
@@ -50,17 +51,13 @@ WORDS = ("the", "a", "this", "that", "my", "your", "his", "her", "its", "any", "
 """Said before the phrases, another one each time round the examples, or their texts would be known already."""
 
 _COLD = """
-import json, pathlib, resource, sys
+import json, sys
 import textseg
+from textseg.evaluate.machine import peak_mib
 pipeline = textseg.load(sys.argv[1])
 result = pipeline(sys.argv[2], "the red car")
 seconds = {name: round(value, 4) for name, value in result.seconds.items()}
-status = pathlib.Path("/proc/self/status")
-if status.exists():  # Linux counts into ru_maxrss what the process was forked from, this benchmark with all its models
-    peak = next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 2**10
-else:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-print(json.dumps({"masks": len(result), "peak_mib": round(peak, 1), "seconds": seconds}), flush=True)
+print(json.dumps({"masks": len(result), "peak_mib": round(peak_mib(), 1), "seconds": seconds}), flush=True)
 """
 
 
@@ -141,7 +138,7 @@ def cold(preset: str, starts: int) -> list[Measure]:
     with tempfile.TemporaryDirectory() as folder:
         for start in range(starts):
             path = Path(folder) / f"{start}.jpg"
-            path.write_bytes(_picture("street.jpg", 10_000 + start))
+            path.write_bytes(photograph("street.jpg", 10_000 + start))
             begun = time.perf_counter()
             command = [sys.executable, "-c", _COLD, preset, str(path)]
             with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -177,21 +174,17 @@ def as_markdown(measures: Sequence[Measure], command: str) -> str:
 
 def _round(pipeline: Pipeline, repeat: int) -> dict[str, float]:
     """Return one repeat's seconds: first answer, next phrase, ten phrases on a new and on the opened picture."""
-    example = list(ASKED)[repeat % len(ASKED)]
-    word = WORDS[repeat // len(ASKED) % len(WORDS)]
-    one, another, noun = ASKED[example]
-    data, other = _picture(example, 2 * repeat + 2), _picture(example, 2 * repeat + 3)
-    first, picture_result = _timed(lambda: pipeline.open(data).segment(f"{word} {one}"))
+    example, word = turn(repeat)
+    noun = ASKED[example][2]
+    data, other = photograph(example, 2 * repeat + 2), photograph(example, 2 * repeat + 3)
+    first, picture_result, following, next_result = first_and_next(pipeline, data, example, word)
     picture = pipeline.open(data)
-    following, next_result = _timed(lambda: picture.segment(f"{word} {another}"))
     ten = [f"{word} {color} {noun}" for color in COLORS]
     opened_ten, _ = _timed(lambda: picture.segment([f"just {text}" for text in ten]))
     first_ten, _ = _timed(lambda: pipeline.open(other).segment(ten))
     stages = {f"stage {name}": value for name, value in picture_result.seconds.items()}
-    large = _picture(example, 2 * repeat + 2, LARGE_HW)
-    large_first, _ = _timed(lambda: pipeline.open(large).segment(f"just {word} {one}"))
-    large_picture = pipeline.open(large)
-    large_next, _ = _timed(lambda: large_picture.segment(f"just {word} {another}"))
+    large = photograph(example, 2 * repeat + 2, LARGE_HW)
+    large_first, _, large_next, _ = first_and_next(pipeline, large, example, f"just {word}")
     return {
         "first": first,
         "next": following,
@@ -205,13 +198,27 @@ def _round(pipeline: Pipeline, repeat: int) -> dict[str, float]:
     }
 
 
+def turn(repeat: int) -> tuple[str, str]:
+    """Return which example a repeat takes, and which word it says before the phrases."""
+    return list(ASKED)[repeat % len(ASKED)], WORDS[repeat // len(ASKED) % len(WORDS)]
+
+
+def first_and_next(pipeline: Pipeline, data: bytes, example: str, word: str) -> tuple[float, Result, float, Result]:
+    """Return seconds and result of the first answer on a new picture, and of the next phrase, once it is opened."""
+    one, another, _ = ASKED[example]
+    first, result = _timed(lambda: pipeline.open(data).segment(f"{word} {one}"))
+    picture = pipeline.open(data)
+    following, next_result = _timed(lambda: picture.segment(f"{word} {another}"))
+    return first, result, following, next_result
+
+
 def _timed(call: Callable[[], T]) -> tuple[float, T]:
     begun = time.perf_counter()
     value = call()
     return time.perf_counter() - begun, value
 
 
-def _picture(example: str, seed: int, size_hw: tuple[int, int] = SIZE_HW) -> bytes:
+def photograph(example: str, seed: int, size_hw: tuple[int, int] = SIZE_HW) -> bytes:
     """Return the JPEG of nine tenths of an example at that size, perhaps mirrored; others for each seed."""
     rng = np.random.default_rng(seed + 1000)
     rgb = image.read(EXAMPLES / example).rgb

@@ -203,8 +203,9 @@ class OpenPicture:
         if refiner is not None:
             candidates = redraw(refiner, self.image, proposals, prompts, candidates, config.redraw, likely)
             clock.lap("redraw")
-        stages = (proposals, prompts, candidates)
-        scored = score(self.image, query, *stages, pipe.clip, config.rank, self._name_regions, likely)
+        scored = score(
+            self.image, query, proposals, prompts, candidates, pipe.clip, config.rank, self._name_regions, likely
+        )
         choice = choose(scored, query, config.rank)
         clock.lap("rank")
         return Result(self.image, query, scored, choice, config.rank, config.name, clock.seconds)

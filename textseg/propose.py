@@ -106,6 +106,11 @@ def user_proposals(boxes_xyxy: Float, phrase_index: Int) -> Proposals:
     return Proposals(boxes_xyxy, np.ones(n, np.float32), phrase_index, ("user",) * n)
 
 
+def pointed_at(proposals: Proposals, proposal_index: Int) -> Bool:
+    """Return bool (P,): of which of the prompts' proposals, int64 (P,), the caller pointed out the thing himself."""
+    return np.array([proposals.sources[i] == "user" for i in proposal_index], np.bool_)
+
+
 def concatenate(parts: Sequence[Proposals]) -> Proposals:
     """Join proposals in order; rough masks of different resolutions must not meet here."""
     parts = [part for part in parts if len(part)]

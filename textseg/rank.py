@@ -18,7 +18,7 @@ from textseg.errors import ConfigError, nearest
 from textseg.language import other_colors
 from textseg.matmul import matmul
 from textseg.parts import PARTS, areas_of, low_masks, plain_parts
-from textseg.propose import fair_order, place_in_phrase
+from textseg.propose import fair_order, place_in_phrase, pointed_at
 from textseg.protocols import ImageTextEncoder, KnowsNouns
 from textseg.types import Bool, Candidates, Float, Image, Int, Prompts, Proposals, Query
 from textseg.vocabulary import SYNONYM_SIMILARITY
@@ -210,7 +210,7 @@ def likely_prompts(
         config: the ranking's settings.
     """
     p, c = candidates.predicted_iou.shape
-    own = np.array([proposals.sources[i] == "user" for i in prompts.proposal_index], np.bool_)
+    own = pointed_at(proposals, prompts.proposal_index)
     least = min(config.glance, config.threshold)
     if not least or own.all():
         return np.ones(p, np.bool_)

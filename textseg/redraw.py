@@ -17,7 +17,7 @@ from textseg import closeup, geometry
 from textseg.closeup import Rough
 from textseg.errors import ConfigError
 from textseg.prior import box_rough
-from textseg.propose import fair_order, place_in_phrase
+from textseg.propose import fair_order, place_in_phrase, pointed_at
 from textseg.protocols import MaskRefiner
 from textseg.types import Bool, Candidates, Closeups, Float, Image, Int, Prompts, Proposals
 
@@ -93,7 +93,7 @@ def redraw(
     its masks is drawn for itself. The segmenter's predicted IoU stays, for it also says how well the prompt was
     answered; the refiner's comes beside it with the closeups.
     """
-    own = np.array([proposals.sources[i] == "user" for i in prompts.proposal_index], np.bool_)
+    own = pointed_at(proposals, prompts.proposal_index)
     index = np.full(candidates.predicted_iou.shape, -1, np.int64)
     best = candidates.predicted_iou.argmax(axis=1)
     looks: list[tuple[int, int]] = []

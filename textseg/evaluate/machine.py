@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,21 @@ def weights_hashes(preset: Preset) -> dict[str, str]:
         for file in files:
             found[f"{role}/{file.name}"] = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
     return found
+
+
+def peak_mib(pid: int | None = None) -> float:
+    """Return the most memory that a process has held so far, MiB; of this one where there is no ``pid``.
+
+    On Linux what ``getrusage`` says counts what the process was forked from, too, a benchmark with all its models.
+    Another system tells it of this process alone. 0 of a process that has ended.
+    """
+    status = Path(f"/proc/{'self' if pid is None else pid}/status")
+    if pid is not None or status.exists():
+        lines = status.read_text(encoding="utf-8").splitlines()
+        return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")), 0.0)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _processor() -> str:

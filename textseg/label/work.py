@@ -62,9 +62,10 @@ class Labeller:
         self.threshold = threshold
         rank = pipeline.config.rank
         self.rank: RankConfig = rank if threshold is None else replace(rank, threshold=threshold)
+        least = self.rank.threshold
+        self._limits = [least if one.threshold is None else one.threshold for one in ontology.classes]
         # what lost is not upscaled, and nothing is given up that a class of a low threshold would take
-        glance = min([rank.glance, *(one.threshold for one in ontology.classes if one.threshold is not None)])
-        glance = min(glance, self.rank.threshold)
+        glance = min(rank.glance, least, *self._limits)
         lean = replace(self.pipeline.config, rank=replace(rank, max_rejected=0, glance=glance))
         self._lean = pipeline.with_config(lean)
 
@@ -95,9 +96,8 @@ class Labeller:
         best = _best_scores(scored, self.ontology.names, wanted)
         floors = np.array([one.min_area for one in classes], np.float64) / float(np.prod(image.size_hw))
         scored = keep(scored, _large_enough(scored, floors))
-        limits = [self.rank.threshold if one.threshold is None else one.threshold for one in classes]
         names = Query(tuple(Phrase(name, name) for name in self.ontology.names))
-        chosen, _ = select(scored, names, replace(self.rank, max_rejected=0), np.array(limits, np.float32))
+        chosen, _ = select(scored, names, replace(self.rank, max_rejected=0), np.array(self._limits, np.float32))
         masks = _new_masks(chosen, _phrase_of(result))
         smallest = {one.name: one.min_area for one in classes}
         return [mask for mask in masks if mask.area >= smallest[mask.label]], best, ""

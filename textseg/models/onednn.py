@@ -40,22 +40,18 @@ def _plain(matrix: Tensor) -> Tensor:
 
 def usable(x: Tensor) -> bool:
     """Whether oneDNN's operator is there and takes such tensors."""
-    return (
-        _FOUND
-        and x.dtype == torch.float32
-        and x.device.type == "cpu"
-        and not torch.is_grad_enabled()
-        and not torch.compiler.is_exporting()
-        and not torch.is_autocast_enabled("cpu")
-    )
+    return _FOUND and x.dtype == torch.float32 and _only_asked(x) and not torch.is_autocast_enabled("cpu")
 
 
 def packs(x: Tensor, dtype: torch.dtype) -> bool:
     """Whether oneDNN's operators for weights that are laid out beforehand are there for ``x`` in that precision."""
     able = dtype is torch.float32 or (dtype is torch.bfloat16 and has_bfloat16())
-    return (
-        _PACKS and able and x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_exporting()
-    )
+    return _PACKS and able and _only_asked(x)
+
+
+def _only_asked(x: Tensor) -> bool:
+    """Whether a network is asked for nothing but its answer, on the CPU: no gradients, no export."""
+    return x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_exporting()
 
 
 @cache
@@ -80,17 +76,10 @@ def _found() -> bool:
         return False
 
 
-def _found_packs() -> bool:
-    known = torch.ops.mkldnn
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return False
-    return all(
-        hasattr(known, name)
-        for name in ("_convolution_pointwise", "_reorder_convolution_weight", "_get_mkldnn_serialized_md")
-    )
-
-
 _FOUND = _found()
-_PACKS = _found_packs()
+_PACKS = _FOUND and all(
+    hasattr(torch.ops.mkldnn, name)
+    for name in ("_convolution_pointwise", "_reorder_convolution_weight", "_get_mkldnn_serialized_md")
+)
 _LARGE = 1 << 22
 """Multiplications from which on a product is worth a call of its own."""

@@ -112,8 +112,7 @@ def pack(module: nn.Module) -> None:
 
 def add_relu(layers: nn.Module, x: Tensor, shortcut: Tensor) -> Tensor:
     """Return relu(layers(x) + shortcut), in one call where the layers are no more than a packed convolution."""
-    inner = list(layers.children()) if isinstance(layers, nn.Sequential) else [layers]
-    only = inner[0] if len(inner) == 1 else None
+    only = layers[0] if isinstance(layers, nn.Sequential) and len(layers) == 1 else None
     if isinstance(only, PackedConv2d) and only.activation is None:
         return only.add_relu(x, shortcut)
     return torch.relu(layers(x) + shortcut)
