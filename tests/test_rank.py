@@ -248,26 +248,6 @@ def test_a_mask_without_a_phrase_is_not_named() -> None:
     assert np.isnan(scored.parts["region"]).all()
 
 
-def test_hopeless_prompts_are_told_before_a_closer_look() -> None:
-    proposals, prompts, candidates = stages([[LEFT, RIGHT], [LEFT, CORNER], [RIGHT, EMPTY]], [0.9, 0.2, 0.2], [0, 0, 1])
-    iou = np.array([[0.9, 0.1], [0.2, 0.3], [0.3, 0.9]], np.float32)
-    given = IMAGE, query("car", "dog"), proposals, prompts, replace(candidates, predicted_iou=iou)
-    config = replace(DETECTOR_ONLY, weights={"detector": 0.5, "sam_iou": 0.5}, threshold=0.5)
-    assert rank.likely_prompts(*given, config).tolist() == [True, True, True]
-    glancing = replace(config, glance=0.4)  # one of a prompt's masks has to come to that
-    assert rank.likely_prompts(*given, glancing).tolist() == [True, False, True]
-    assert rank.likely_prompts(*given, replace(glancing, threshold=1.0)).tolist() == [True, False, True]
-    assert rank.likely_prompts(*given, replace(glancing, threshold=0.0)).all()
-    assert rank.likely_prompts(*given, replace(glancing, threshold=0.2)).all()
-
-
-def test_what_the_caller_points_at_is_always_looked_at() -> None:
-    proposals, prompts, candidates = stages([[LEFT], [RIGHT]], [0.01, 0.01], [0, 0])
-    config = replace(DETECTOR_ONLY, threshold=0.9, glance=0.9)
-    mine = replace(proposals, sources=("user", "detector"))
-    assert rank.likely_prompts(IMAGE, query("car"), mine, prompts, candidates, config).tolist() == [True, False]
-
-
 def test_no_model_is_asked_about_hopeless_prompts() -> None:
     named: list[int] = []
 
@@ -285,6 +265,9 @@ def test_no_model_is_asked_about_hopeless_prompts() -> None:
     assert np.isnan(scored.parts["clip"]).tolist() == [True, False]
     assert np.isnan(scored.parts["region"]).tolist() == [True, False]
     assert scored.scores[0] == pytest.approx(0.2)
+    told = rank.score(IMAGE, query("car"), *stage, clip, config, name, likely, np.array([0.3, 0.6], np.float32))
+    assert named == [1] and clip.seen == 2  # of what is known already nobody is asked again
+    np.testing.assert_allclose(told.parts["region"], [0.3, 0.6])
     nobody = rank.score(IMAGE, query("car"), *stage, clip, config, name, ~likely & False)
-    assert named == [1] and clip.seen == 1
+    assert named == [1] and clip.seen == 2
     assert np.isnan(nobody.parts["clip"]).all()

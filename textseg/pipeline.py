@@ -21,10 +21,11 @@ from textseg.cache import EmbeddingCache
 from textseg.choose import choose
 from textseg.errors import ConfigError, PromptError, TextsegError
 from textseg.everything.options import EverythingOptions
+from textseg.glance import glance
 from textseg.prompt import PromptConfig, build_prompts, text_tokens, user_prompts
 from textseg.propose import ProposeConfig, propose, user_proposals
 from textseg.protocols import ROLES, Detector, ImageTextEncoder, MaskRefiner, NamesRegions, Segmenter, TextPrompt
-from textseg.rank import RankConfig, likely_prompts, score
+from textseg.rank import RankConfig, score
 from textseg.redraw import Both, RedrawConfig, redraw
 from textseg.result import Result
 from textseg.segment import SegmentConfig, segment
@@ -198,13 +199,14 @@ class OpenPicture:
         clock.lap("encode")
         candidates = segment(pipe.segmenter, embedding, self.image, prompts, config.segment)
         clock.lap("segment")
-        likely = likely_prompts(self.image, query, proposals, prompts, candidates, config.rank)
+        seen = glance(self.image, query, proposals, prompts, candidates, config.rank, self._name_regions)
+        clock.lap("rank")
         refiner = pipe.refiner_for(bounded=user is not None and user.bounded)
         if refiner is not None:
-            candidates = redraw(refiner, self.image, proposals, prompts, candidates, config.redraw, likely)
+            candidates = redraw(refiner, self.image, proposals, prompts, candidates, config.redraw, seen.likely)
             clock.lap("redraw")
         scored = score(
-            self.image, query, proposals, prompts, candidates, pipe.clip, config.rank, self._name_regions, likely
+            self.image, query, proposals, prompts, candidates, pipe.clip, config.rank, self._name_regions, *seen
         )
         choice = choose(scored, query, config.rank)
         clock.lap("rank")

@@ -18,7 +18,7 @@ from textseg.errors import ConfigError, nearest
 from textseg.language import other_colors
 from textseg.matmul import matmul
 from textseg.parts import PARTS, areas_of, low_masks, plain_parts
-from textseg.propose import fair_order, place_in_phrase, pointed_at
+from textseg.propose import fair_order, place_in_phrase
 from textseg.protocols import ImageTextEncoder, KnowsNouns
 from textseg.types import Bool, Candidates, Float, Image, Int, Prompts, Proposals, Query
 from textseg.vocabulary import SYNONYM_SIMILARITY
@@ -48,6 +48,9 @@ class RankConfig:
             second guess.
         glance: a prompt whose fused score comes to less than this, 0..1, before any of its masks is drawn again or
             shown to CLIP, is left at that: it is not in the picture. Where the threshold is lower, that counts.
+        glance_margin: and so is one that lies so much farther below the phrase's likeliest than ``margin_growth`` adds;
+            None: as far as ``glance`` allows.
+        glance_iou: and one whose mask overlaps a likelier prompt's of its phrase by this IoU or more; 1: none.
         clip_budget: how many candidates a phrase are shown to CLIP, best first by the other parts, each prompt's best
             mask before any prompt's second. What it says of that one holds for the prompt's masks that it did not see.
         clip_total: how many at most in one call, however many phrases: each phrase's best first. But one a phrase is
@@ -84,6 +87,8 @@ class RankConfig:
     margin: float | None = None
     margin_growth: float = 0.0
     glance: float = 0.0
+    glance_margin: float | None = None
+    glance_iou: float = 1.0
     clip_budget: int = 12
     clip_total: int = 64
     clip_grow: float = 1.2
@@ -95,11 +100,12 @@ class RankConfig:
     max_rejected: int = 50
 
     def __post_init__(self) -> None:
-        for name in ("threshold", "glance", "duplicate_iou", "contained", "cross_phrase_iou"):
+        for name in ("threshold", "glance", "glance_iou", "duplicate_iou", "contained", "cross_phrase_iou"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name}: got {getattr(self, name)}, expected a number in 0..1")
-        if self.margin is not None and not self.margin >= 0:
-            raise ConfigError(f"margin: got {self.margin}, expected a number of at least 0, or none")
+        for name in ("margin", "glance_margin"):
+            if getattr(self, name) is not None and not getattr(self, name) >= 0:
+                raise ConfigError(f"{name}: got {getattr(self, name)}, expected a number of at least 0, or none")
         if not self.margin_growth >= 0:
             raise ConfigError(f"margin_growth: got {self.margin_growth}, expected a number of at least 0")
         if not self.clip_temperature > 0:
@@ -113,7 +119,14 @@ class RankConfig:
 
     def reach(self, best: float) -> float:
         """Return how far below the log-odds of a phrase's best mask those of its others may lie; may be infinite."""
-        return math.inf if self.margin is None else self.margin + self.margin_growth * max(best, 0.0)
+        return self._reach(self.margin, best)
+
+    def glance_reach(self, best: float) -> float:
+        """Return the same of its prompts before a close look."""
+        return self._reach(self.glance_margin, best)
+
+    def _reach(self, margin: float | None, best: float) -> float:
+        return math.inf if margin is None else margin + self.margin_growth * max(best, 0.0)
 
 
 @dataclass(frozen=True)
@@ -155,6 +168,7 @@ def score(
     config: RankConfig,
     name_regions: RegionNamer | None = None,
     likely: Bool | None = None,
+    region: Float | None = None,
 ) -> Scored:
     """Give every candidate its score parts and the fused score.
 
@@ -163,7 +177,8 @@ def score(
         clip: judges the masked crops; None leaves that part out.
         config: weights, budgets and what stands in for missing parts.
         name_regions: ``NamesRegions.name_regions`` of this picture; None, and where it returns None: not known.
-        likely: bool (P,), from ``likely_prompts``: of the others neither CLIP nor ``name_regions`` is asked. None: all.
+        likely: bool (P,), from ``glance``: of the others neither CLIP nor ``name_regions`` is asked. None: all.
+        region: float32 (P,), what ``name_regions`` said already; NaN, and None: not known.
     """
     p, c = candidates.predicted_iou.shape
     prompt_index, mask_index = np.repeat(np.arange(p), c), np.tile(np.arange(c), p)
@@ -172,10 +187,12 @@ def score(
     masks = low_masks(candidates)
     areas = areas_of(masks, candidates, image.size_hw)
     parts = plain_parts(image, query, proposals, prompts, candidates, masks)
+    if region is not None:
+        parts["region"] = region[prompt_index]
     looked = np.ones(p * c, np.bool_) if likely is None else likely[prompt_index]
     spoken = looked.any() and any(phrase.prompt for phrase in query.phrases)
-    if spoken and name_regions is not None:
-        rows = np.flatnonzero(looked)
+    rows = np.flatnonzero(looked & np.isnan(parts["region"]))
+    if spoken and name_regions is not None and len(rows):
         one, of = _apart(candidates, rows, phrase_index)
         named = name_regions(masks[one], query.prompts, phrase_index[one])
         if named is not None:
@@ -197,26 +214,6 @@ def score(
         mask_index,
         tuple(proposals.sources[i] for i in proposal_index),
     )
-
-
-def likely_prompts(
-    image: Image, query: Query, proposals: Proposals, prompts: Prompts, candidates: Candidates, config: RankConfig
-) -> Bool:
-    """Return bool (P,): which prompts are worth a second drawing and CLIP's glance: see ``RankConfig.glance``.
-
-    Args:
-        image, query, proposals, prompts: what the stages before worked on.
-        candidates: the segmenter's, none drawn again yet.
-        config: the ranking's settings.
-    """
-    p, c = candidates.predicted_iou.shape
-    own = pointed_at(proposals, prompts.proposal_index)
-    least = min(config.glance, config.threshold)
-    if not least or own.all():
-        return np.ones(p, np.bool_)
-    parts = plain_parts(image, query, proposals, prompts, candidates, low_masks(candidates))
-    best = fuse(parts, config).reshape(p, c).max(axis=1)
-    return np.asarray(own | (best >= least), np.bool_)
 
 
 def _apart(candidates: Candidates, rows: Int, phrase_index: Int) -> tuple[Int, Int]:
@@ -300,10 +297,12 @@ def _clip_part(
     pictures = clip.encode_images(crops)[owner]  # (S, D)
     texts = clip.encode_text(query.prompts)  # (Q, D)
     contrasts = _contrasts(query, texts, clip, config)
-    for row, m in enumerate(shown):
-        own = int(phrase_index[m])
-        gap = clip.logit_scale * (matmul(contrasts[own], pictures[row]) - texts[own] @ pictures[row])
-        out[m] = np.exp(np.minimum(gap, 50.0)).sum() ** (1.0 / config.clip_temperature)  # odds against the phrase
+    for own in np.unique(phrase_index[shown]).tolist():
+        rows = np.flatnonzero(phrase_index[shown] == own)
+        seen = pictures[rows].T  # (D, R)
+        gaps = clip.logit_scale * (matmul(contrasts[own], seen) - texts[own] @ seen)  # (N, R)
+        # odds against the phrase
+        out[shown[rows]] = np.exp(np.minimum(gaps, 50.0)).sum(axis=0) ** (1.0 / config.clip_temperature)
     return 1.0 / (1.0 + out)
 
 

@@ -411,3 +411,8 @@ class Embedding:
     frame: Frame
     digest: str
     model_id: str
+
+    @cached_property
+    def kept(self) -> dict[Any, Any]:
+        """What the segmenter has worked out of the features whatever the prompt, by keys of its own."""
+        return {}

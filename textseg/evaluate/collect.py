@@ -131,7 +131,9 @@ class Row:
 def collect(pipeline: Pipeline, pages: Iterable[Page]) -> list[Row]:
     """Ask every phrase of every page, alone, and keep all candidates, each looked at closely; the models run once."""
     config = pipeline.config
-    pipeline = pipeline.with_config(replace(config, rank=replace(config.rank, glance=0.0)))
+    pipeline = pipeline.with_config(
+        replace(config, rank=replace(config.rank, glance=0.0, glance_margin=None, glance_iou=1.0))
+    )
     rows: list[Row] = []
     for page in pages:
         if not page.asks:

@@ -54,12 +54,13 @@ class _Asked(NamedTuple):
     """What a picture is asked for.
 
     Attributes:
-        codes: of T phrases; nouns: of the bare nouns of those that say how a thing looks, None where none does.
+        codes: of T phrases, then of the bare nouns of those that say how a thing looks.
+        phrases: T.
         described: int64, which of the phrases those are.
     """
 
     codes: TextCodes
-    nouns: TextCodes | None
+    phrases: int
     described: Tensor
 
 
@@ -136,7 +137,8 @@ class NanoDetector:
         pixels, frame = fit(image.rgb, long_side)
         with onednn.autocast():  # as it was trained
             features = self.network(normalise(torch.from_numpy(pixels)[None]))
-        return NanoEncoded(Features(*(part.float() for part in features)), frame)
+        kept = (part.to(torch.float32, memory_format=torch.contiguous_format) for part in features)  # as phrases read
+        return NanoEncoded(Features(*kept), frame)
 
     @torch.inference_mode()
     def detect(self, encoded: NanoEncoded, prompts: Sequence[str], threshold: float) -> Proposals:
@@ -187,18 +189,17 @@ class NanoDetector:
 
     def _asked(self, prompts: Sequence[str]) -> _Asked:
         bare = {i: noun for i, prompt in enumerate(prompts) if (noun := bare_noun(prompt)) is not None}
-        nouns = self._codes(list(bare.values())) if bare else None
-        return _Asked(self._codes(prompts), nouns, torch.tensor(list(bare), dtype=torch.int64))
-
-    def _codes(self, prompts: Sequence[str]) -> TextCodes:
-        return self._coded(self.encoder.encode_text(list(prompts)))
+        codes = self._coded(self.encoder.encode_text([*prompts, *bare.values()]))
+        return _Asked(codes, len(prompts), torch.tensor(list(bare), dtype=torch.int64))
 
     def _coded(self, embeddings: Float) -> TextCodes:
         codes: TextCodes = self.network.text(torch.from_numpy(np.array(embeddings, np.float32))[None])  # (1, T, …)
         return codes
 
     def _detect_chunk(self, encoded: NanoEncoded, asked: _Asked, start: int, threshold: float) -> Proposals:
-        answers = self.network.answer(encoded.features, asked.codes)
+        t = asked.phrases
+        every = self.network.answer(encoded.features, asked.codes, boxed=t)
+        answers = every._replace(maps=every.maps[:, :t], presence=every.presence[:, :t])
         found = find_boxes(answers, self.config, threshold)
         if not len(found.scores):
             return Proposals.empty()
@@ -206,7 +207,7 @@ class NanoDetector:
         (height, width), (scale_x, scale_y) = frame.original_hw, frame.scale_xy
         boxes = (found.boxes_xyxy / torch.tensor([scale_x, scale_y] * 2)).numpy()
         boxes = _at_least_a_pixel(np.clip(boxes, 0, np.array([width, height] * 2, np.float32)), width, height)
-        maps = _unpadded(self._extents(encoded, asked, answers.maps[0]), frame)[found.phrase_index].numpy()
+        maps = _unpadded(_extents(asked, every.maps[0]), frame)[found.phrase_index].numpy()
         return Proposals(
             boxes,
             found.scores.clamp(0, 1).numpy(),
@@ -215,12 +216,14 @@ class NanoDetector:
             _limited(maps, boxes, frame.original_hw, self.config.grow),
         )
 
-    def _extents(self, encoded: NanoEncoded, asked: _Asked, maps: Tensor) -> Tensor:
-        """Return (T, h, w): the phrases' maps; where one says how its thing looks, the mean with its noun's map."""
-        if asked.nouns is None:
-            return maps
-        rows, of_nouns = asked.described, self.network.match_pixels(encoded.features, asked.nouns)[0]
-        return maps.index_copy(0, rows, (maps[rows] + of_nouns) / 2)
+
+def _extents(asked: _Asked, maps: Tensor) -> Tensor:
+    """Return (T, h, w): the phrases' maps; where one says how its thing looks, the mean with its noun's map.
+
+    ``maps`` are of the phrases and the nouns, in the order of ``asked.codes``.
+    """
+    phrases, nouns = maps[: asked.phrases], maps[asked.phrases :]
+    return phrases.index_copy(0, asked.described, (phrases[asked.described] + nouns) / 2)
 
 
 def _pooled(encoded: NanoEncoded, masks: Bool) -> Tensor:

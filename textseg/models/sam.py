@@ -20,6 +20,7 @@ from textseg.models import onednn, sam_prompts
 from textseg.models.sam_input import InputSpec
 from textseg.models.sam_load import Family, check_spec, load_network, resolve_device
 from textseg.models.sam_networks import EdgeTamNetwork, Features, Sam2Network, SamHqNetwork, SamNetwork
+from textseg.models.sam_passes import Picture
 from textseg.stream import MaskBatch, geometry_part
 from textseg.types import Candidates, Embedding, Float, Image, Prompts
 
@@ -194,7 +195,7 @@ class SamSegmenter:
                 prompts, embedding.frame, self.network.mask_hw, self.chunk, self.device, raw_masks=raw_masks
             )
             with torch.inference_mode():
-                picture = self.network.picture(features)
+                picture = self._picture(embedding, features)
                 for index, tensors in parts:
                     low, quality = self.network.masks(features, tensors, prompts.multimask, picture)
                     logits[index] = low.float().cpu().numpy()
@@ -229,8 +230,7 @@ class SamSegmenter:
         self._check(prompts, embedding.frame.original_hw)
         frame, mask_hw = self.network.logits_frame(embedding.frame), self.network.mask_hw
         part_hw = geometry_part(frame, mask_hw)
-        with torch.inference_mode():
-            picture = self.network.picture(features)
+        picture = self._picture(embedding, features)
         for index, tensors in sam_prompts.chunks(prompts, embedding.frame, mask_hw, self.chunk, self.device):
             with torch.inference_mode():
                 logits, iou, place = self.network.best(features, tensors, prompts.multimask, picture, min_iou, part_hw)
@@ -238,6 +238,15 @@ class SamSegmenter:
                 low, quality = logits.float().cpu().numpy(), iou.float().cpu().numpy()
             if len(prompt):
                 yield MaskBatch(index[prompt], mask, low, quality, frame, mask_hw)
+
+    def _picture(self, embedding: Embedding, features: Features) -> Picture | None:
+        """Return what all prompts on a picture share, worked out once."""
+        key = ("picture", id(self.network.fast))  # the decoder's precision may be chosen anew
+        if key not in embedding.kept:
+            with torch.inference_mode():
+                embedding.kept[key] = self.network.picture(features)
+        shared: Picture | None = embedding.kept[key]
+        return shared
 
     def _check(self, prompts: Prompts, size_hw: tuple[int, int]) -> None:
         if self.text_width is None and prompts.has_text.any():

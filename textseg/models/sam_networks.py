@@ -129,8 +129,10 @@ class SamNetwork:
         tokens = None if sparse is None else sparse.flatten(0, 1)  # (N, T, D)
         if tokens is not None and not self.fast.fits(tokens.shape[1]):
             return None
-        seen = picture if prompts.masks is None else features["image"] + dense
-        return self.fast.attend(tokens, seen, detail=picture.detail)
+        if prompts.masks is None:
+            return self.fast.attend(tokens, picture, detail=picture.detail)
+        image = features["image"].contiguous(memory_format=torch.channels_last)  # as the embedded masks lie in memory
+        return self.fast.attend(tokens, image + dense, detail=picture.detail)
 
     def plain_masks(
         self, features: Features, prompts: PromptTensors, multimask: bool

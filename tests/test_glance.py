@@ -1,0 +1,96 @@
+"""Which prompts get a close look, on hand-written 4x4 masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.small_stages import CORNER, DETECTOR_ONLY, EMPTY, IMAGE, LEFT, RIGHT, query, stages
+from textseg.errors import ConfigError
+from textseg.glance import glance
+from textseg.rank import RankConfig
+from textseg.types import Bool, Float, Int
+
+ALL = replace(DETECTOR_ONLY, weights={"detector": 1.0, "region": 1.0}, threshold=0.5)
+
+
+class Namer:
+    """Names every mask by how much of the picture it fills, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.masks: list[Bool] = []
+        self.phrases: list[int] = []
+
+    def __call__(self, masks: Bool, prompts: Sequence[str], phrase_index: Int) -> Float:
+        self.masks += list(masks)
+        self.phrases += phrase_index.tolist()
+        return np.asarray(masks.mean(axis=(1, 2)), np.float32)
+
+
+def test_hopeless_prompts_are_told_before_a_closer_look() -> None:
+    proposals, prompts, candidates = stages([[LEFT, RIGHT], [LEFT, CORNER], [RIGHT, EMPTY]], [0.9, 0.2, 0.2], [0, 0, 1])
+    iou = np.array([[0.9, 0.1], [0.2, 0.3], [0.3, 0.9]], np.float32)
+    given = IMAGE, query("car", "dog"), proposals, prompts, replace(candidates, predicted_iou=iou)
+    config = replace(DETECTOR_ONLY, weights={"detector": 0.5, "sam_iou": 0.5}, threshold=0.5)
+    assert glance(*given, config).likely.tolist() == [True, True, True]
+    glancing = replace(config, glance=0.4)  # one of a prompt's masks has to come to that
+    assert glance(*given, glancing).likely.tolist() == [True, False, True]
+    assert glance(*given, replace(glancing, threshold=1.0)).likely.tolist() == [True, False, True]
+    assert glance(*given, replace(glancing, threshold=0.0)).likely.all()
+    assert glance(*given, replace(glancing, threshold=0.2)).likely.all()
+
+
+def test_what_the_caller_points_at_is_always_looked_at_and_not_named() -> None:
+    proposals, prompts, candidates = stages([[LEFT], [RIGHT], [LEFT]], [0.01, 0.01, 0.01], [0, 0, 0])
+    config = replace(ALL, threshold=0.9, glance=0.9, glance_margin=0.0, glance_iou=0.1)
+    name = Namer()
+    mine = replace(proposals, sources=("user", "detector", "user"))
+    seen = glance(IMAGE, query("car"), mine, prompts, candidates, config, name)
+    assert seen.likely.tolist() == [True, False, True]
+    assert np.isnan(seen.region).all() and not name.masks
+    seen = glance(IMAGE, query("car"), replace(proposals, sources=("user",) * 3), prompts, candidates, config, name)
+    assert seen.likely.all() and not name.masks
+
+
+def test_each_prompts_best_mask_is_named_once() -> None:
+    proposals, prompts, candidates = stages(
+        [[LEFT, CORNER], [EMPTY, CORNER], [LEFT, RIGHT]], [0.9, 0.9, 0.2], [0, 1, 1]
+    )
+    iou = np.array([[0.9, 0.1], [0.2, 0.3], [0.3, 0.9]], np.float32)
+    name = Namer()
+    given = IMAGE, query("car", "dog"), proposals, prompts, replace(candidates, predicted_iou=iou)
+    seen = glance(*given, replace(ALL, glance=0.3, missing={"region": 0.5}), name)
+    np.testing.assert_array_equal(name.masks, [LEFT, CORNER])  # the third is hopeless without it
+    assert name.phrases == [0, 1]
+    np.testing.assert_allclose(seen.region, [LEFT.mean(), CORNER.mean(), np.nan])
+    assert seen.likely.tolist() == [True, True, False]
+    unknown = glance(*given, ALL, lambda *asked: None)
+    assert np.isnan(unknown.region).all() and unknown.likely.all()
+
+
+def test_what_is_far_behind_its_phrases_likeliest_is_left_at_that() -> None:
+    proposals, prompts, candidates = stages([[CORNER], [LEFT], [RIGHT]], [0.5, 0.6, 0.5], [0, 0, 1])
+    given = IMAGE, query("car", "dog"), proposals, prompts, candidates
+    near, far = (glance(*given, replace(ALL, glance_margin=margin), Namer()).likely for margin in (2.0, 1.0))
+    assert near.all()
+    assert far.tolist() == [False, True, True]  # by the share that the namer says; of another phrase nothing is said
+    assert glance(*given, replace(ALL, glance_margin=1.0)).likely.all()  # by the detector's word alone it is near
+    sure = replace(ALL, glance_margin=1.0, margin_growth=1.0)
+    assert glance(IMAGE, query("car"), *stages([[CORNER], [LEFT]], [0.8, 0.95], [0, 0]), sure).likely.all()
+
+
+def test_of_prompts_with_nearly_one_mask_the_likeliest_is_looked_at() -> None:
+    proposals, prompts, candidates = stages([[LEFT], [LEFT], [RIGHT], [LEFT]], [0.7, 0.8, 0.7, 0.6], [0, 0, 0, 1])
+    given = IMAGE, query("car", "dog"), proposals, prompts, candidates
+    assert glance(*given, ALL).likely.all()
+    assert glance(*given, replace(ALL, glance_iou=0.9)).likely.tolist() == [False, True, True, True]
+
+
+def test_margins_out_of_range() -> None:
+    with pytest.raises(ConfigError, match="glance_margin: got -1, expected a number of at least 0, or none"):
+        RankConfig(glance_margin=-1)
+    with pytest.raises(ConfigError, match="glance_iou: got 2"):
+        RankConfig(glance_iou=2)
