@@ -10,9 +10,9 @@ import pytest
 
 from tests.small_stages import CORNER, DETECTOR_ONLY, EMPTY, IMAGE, LEFT, RIGHT, query, stages
 from textseg.errors import ConfigError
-from textseg.glance import glance
+from textseg.glance import glance, worth_drawing
 from textseg.rank import RankConfig
-from textseg.types import Bool, Float, Int
+from textseg.types import Bool, Float, Image, Int
 
 ALL = replace(DETECTOR_ONLY, weights={"detector": 1.0, "region": 1.0}, threshold=0.5)
 
@@ -87,6 +87,55 @@ def test_of_prompts_with_nearly_one_mask_the_likeliest_is_looked_at() -> None:
     given = IMAGE, query("car", "dog"), proposals, prompts, candidates
     assert glance(*given, ALL).likely.all()
     assert glance(*given, replace(ALL, glance_iou=0.9)).likely.tolist() == [False, True, True, True]
+
+
+def test_what_was_named_before_is_not_named_again() -> None:
+    stage = stages([[LEFT], [CORNER]], [0.7, 0.7], [0, 0])
+    name = Namer()
+    seen = glance(IMAGE, query("car"), *stage, ALL, name, np.array([np.nan, 0.4], np.float32))
+    np.testing.assert_array_equal(name.masks, [LEFT])
+    np.testing.assert_allclose(seen.region, [0.5, 0.4])
+
+
+def test_proposals_far_behind_by_their_rough_masks_are_not_drawn() -> None:
+    rough = np.where([LEFT, CORNER, CORNER, EMPTY], 2.0, -2.0).astype(np.float32)
+    rough[3] = 0  # none for this one
+    proposals = stages([[LEFT]] * 4, [0.5, 0.6, 0.5, 0.1], [0, 0, 1, 0], rough)[0]
+    config = replace(ALL, glance_margin=0.5)
+    kept, region = worth_drawing(IMAGE, query("car", "dog"), proposals, config, Namer())
+    np.testing.assert_array_equal(kept.scores, np.array([0.5, 0.5, 0.1], np.float32))
+    np.testing.assert_allclose(region, [0.5, 0.25, np.nan])
+    everyone, known = worth_drawing(IMAGE, query("car", "dog"), proposals, ALL, Namer())
+    assert len(everyone) == 4
+    np.testing.assert_allclose(known, [0.5, 0.25, 0.25, np.nan])
+
+
+def test_where_nobody_names_regions_every_proposal_is_drawn() -> None:
+    rough = np.where([LEFT, CORNER], 2.0, -2.0).astype(np.float32)
+    proposals = stages([[LEFT]] * 2, [0.5, 0.6], [0, 0], rough)[0]
+    config = replace(ALL, glance_margin=0.0)
+    for given, name in (
+        (proposals, None),
+        (proposals, lambda *asked: None),
+        (replace(proposals, mask_logits=None), Namer()),
+        (replace(proposals, mask_logits=np.zeros_like(rough)), Namer()),
+    ):
+        kept, region = worth_drawing(IMAGE, query("car"), given, config, name)
+        assert len(kept) == 2 and np.isnan(region).all()
+
+
+def test_a_colour_that_is_asked_for_counts_before_anything_is_drawn() -> None:
+    rgb = np.zeros((16, 16, 3), np.uint8)
+    rgb[:, :8, 0], rgb[:, 8:, 2] = 255, 255  # left red, right blue
+    left = np.repeat(np.repeat(LEFT, 4, 0), 4, 1)
+    rough = np.where([left, ~left], 2.0, -2.0).astype(np.float32)
+    proposals = stages([[LEFT]] * 2, [0.5, 0.6], [0, 0], rough)[0]
+    config = replace(ALL, weights={"detector": 1.0, "color": 1.0}, glance_margin=1.0)
+    image = Image(rgb, "test", "2" * 64)
+    for phrase, score in (("red car", 0.5), ("blue car", 0.6)):
+        kept, _ = worth_drawing(image, query(phrase), proposals, config, Namer())
+        np.testing.assert_allclose(kept.scores, [score])
+    assert len(worth_drawing(image, query("car"), proposals, config, Namer())[0]) == 2
 
 
 def test_margins_out_of_range() -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.small_stages import CORNER, DETECTOR_ONLY, EMPTY, IMAGE, LEFT, RIGHT, query, stages
+from tests.small_stages import CORNER, DETECTOR_ONLY, IMAGE, LEFT, RIGHT, query, stages
 from textseg import choose, rank
 from textseg.errors import ConfigError
 from textseg.language import COLORS

@@ -1,8 +1,9 @@
-"""Between masks and close looks: which prompts are worth being drawn again and shown to CLIP, as far as can be told.
+"""What is worth a mask, and of that what is worth a close look: as far as can be told without either.
 
-Most of what a detector proposes is a second guess, and a close look at it costs as much as one at what is meant. The
-masks as the segmenter drew them already have most of their score parts, and what the detector says of them
-(``NamesRegions``) costs next to nothing: what is far behind by these is left at that.
+Most of what a detector proposes is a second guess, and to draw it, to draw it again from a close look and to show it to
+CLIP costs as much as what is meant. But the detector says more of a region than of a box (``NamesRegions``), and that
+costs next to nothing: what lies far behind a phrase's likeliest is left at that, before the segmenter is asked and,
+by what the segmenter's masks tell, once more behind it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from textseg import geometry
-from textseg.parts import low_masks, plain_parts
+from textseg.color_part import color_part
+from textseg.parts import PARTS, low_masks, plain_parts
 from textseg.propose import pointed_at
 from textseg.rank import RankConfig, RegionNamer, fuse, log_odds
 from textseg.types import Bool, Candidates, Float, Image, Int, Prompts, Proposals, Query
@@ -23,12 +25,45 @@ class Glance(NamedTuple):
 
     Attributes:
         likely: bool (P,), which are worth a close look.
-        region: float32 (P,), the score part of that name for each prompt's mask of best predicted IoU; NaN where
-            nobody was asked: of what the caller points at, and of prompts that are far from likely without it.
+        region: float32 (P,), the score part of that name; NaN where nobody was asked: of what the caller points at, and
+            of prompts that are far from likely without it.
     """
 
     likely: Bool
     region: Float
+
+
+def worth_drawing(
+    image: Image, query: Query, proposals: Proposals, config: RankConfig, name_regions: RegionNamer | None
+) -> tuple[Proposals, Float]:
+    """Return the N proposals that are near their phrase's likeliest by their rough masks, and their region, (N,).
+
+    The region is float32, the score part of that name; NaN for proposals without a rough mask, which all are kept.
+
+    Args:
+        image, query, proposals: what the stages before worked on.
+        config: the ranking's settings; its ``glance_margin`` says what is near.
+        name_regions: as for ``glance``.
+    """
+    region = np.full(len(proposals), np.nan, np.float32)
+    if proposals.mask_logits is None or name_regions is None:
+        return proposals, region
+    masks = proposals.mask_logits > 0
+    rows = np.flatnonzero(masks.any(axis=(1, 2)))
+    named = name_regions(masks[rows], query.prompts, proposals.phrase_index[rows]) if len(rows) else None
+    if named is None:
+        return proposals, region
+    region[rows] = named
+    parts = dict.fromkeys(PARTS, np.full(len(proposals), np.nan, np.float32))
+    parts |= {"detector": proposals.scores, "region": region}
+    parts["color"] = color_part(image, query.prompts, masks, proposals.phrase_index)
+    odds = log_odds(fuse(parts, config))
+    keep = np.isnan(region)
+    for phrase in np.unique(proposals.phrase_index[rows]).tolist():
+        of = rows[proposals.phrase_index[rows] == phrase]
+        best = odds[of].max()
+        keep[of] = odds[of] >= best - config.glance_reach(float(best))
+    return proposals[keep], region[keep]
 
 
 def glance(
@@ -39,6 +74,7 @@ def glance(
     candidates: Candidates,
     config: RankConfig,
     name_regions: RegionNamer | None = None,
+    known: Float | None = None,
 ) -> Glance:
     """Return which prompts are likely: see ``RankConfig.glance``, ``glance_margin`` and ``glance_iou``.
 
@@ -46,11 +82,13 @@ def glance(
         image, query, proposals, prompts: what the stages before worked on.
         candidates: the segmenter's, none drawn again yet.
         config: the ranking's settings.
-        name_regions: ``NamesRegions.name_regions`` of this picture; None, and where it returns None: not known.
+        name_regions: ``NamesRegions.name_regions`` of this picture; None, and where it returns None: not known. It is
+            asked of each prompt's mask of best predicted IoU.
+        known: float32 (P,), what it said before, of the rough masks; NaN, and None: not asked yet.
     """
     p, c = candidates.predicted_iou.shape
     own = pointed_at(proposals, prompts.proposal_index)
-    region = np.full(p, np.nan, np.float32)
+    region = np.full(p, np.nan, np.float32) if known is None else known.copy()
     if own.all():
         return Glance(own, region)
     masks = low_masks(candidates)
@@ -59,12 +97,11 @@ def glance(
     rows = np.flatnonzero(~own & (first >= min(config.glance, config.threshold)))
     best = masks[np.arange(p) * c + candidates.predicted_iou.argmax(axis=1)]  # (P, h, w), a copy
     phrase_index = proposals.phrase_index[prompts.proposal_index]
-    named = (
-        None if name_regions is None or not len(rows) else name_regions(best[rows], query.prompts, phrase_index[rows])
-    )
-    if named is not None:
-        region[rows] = named
-        parts["region"] = np.repeat(region, c)
+    new = rows[np.isnan(region[rows])]
+    if name_regions is not None and len(new):
+        named = name_regions(best[new], query.prompts, phrase_index[new])
+        region[new] = np.nan if named is None else named
+    parts["region"] = np.repeat(region, c)
     odds = log_odds(fuse(parts, config).reshape(p, c).max(axis=1))
     likely = own.copy()
     for phrase in np.unique(phrase_index[rows]).tolist():
@@ -83,11 +120,10 @@ def _ahead(rows: Int, odds: Float, masks: Bool, config: RankConfig) -> list[int]
     """
     rows = rows[np.argsort(-odds[rows], kind="stable")]
     near = rows[odds[rows] >= odds[rows[0]] - config.glance_reach(float(odds[rows[0]]))]
-    if config.glance_iou >= 1.0 or len(near) < 2:
-        return near.tolist()
-    alike = geometry.mask_iou(masks[near], masks[near]) >= config.glance_iou
-    kept: list[int] = []
-    for i in range(len(near)):
-        if not alike[i, kept].any():
-            kept.append(i)
-    return near[kept].tolist()
+    kept = list(range(len(near)))
+    if config.glance_iou < 1.0 and len(near) > 1:
+        alike, kept = geometry.mask_iou(masks[near], masks[near]) >= config.glance_iou, []
+        for i in range(len(near)):
+            if not alike[i, kept].any():
+                kept.append(i)
+    return [int(row) for row in near[kept]]

@@ -21,7 +21,7 @@ from textseg.cache import EmbeddingCache
 from textseg.choose import choose
 from textseg.errors import ConfigError, PromptError, TextsegError
 from textseg.everything.options import EverythingOptions
-from textseg.glance import glance
+from textseg.glance import glance, worth_drawing
 from textseg.prompt import PromptConfig, build_prompts, text_tokens, user_prompts
 from textseg.propose import ProposeConfig, propose, user_proposals
 from textseg.protocols import ROLES, Detector, ImageTextEncoder, MaskRefiner, NamesRegions, Segmenter, TextPrompt
@@ -189,8 +189,10 @@ class OpenPicture:
         pipe, clock = self.pipeline, _Clock()
         tokens = text_tokens(pipe.text_prompt, pipe.segmenter, self._text_embeddings(query))
         clock.lap("text")
+        region = None
         if user is None:
             proposals = self._propose(query, config.propose)
+            proposals, region = worth_drawing(self.image, query, proposals, config.rank, self._name_regions)
             clock.lap("propose")
             prompts = build_prompts(proposals, tokens, config.prompt, multimask=config.segment.multimask)
         else:
@@ -199,7 +201,8 @@ class OpenPicture:
         clock.lap("encode")
         candidates = segment(pipe.segmenter, embedding, self.image, prompts, config.segment)
         clock.lap("segment")
-        seen = glance(self.image, query, proposals, prompts, candidates, config.rank, self._name_regions)
+        known = None if region is None else region[prompts.proposal_index]
+        seen = glance(self.image, query, proposals, prompts, candidates, config.rank, self._name_regions, known)
         clock.lap("rank")
         refiner = pipe.refiner_for(bounded=user is not None and user.bounded)
         if refiner is not None:
