@@ -71,43 +71,45 @@ def test_each_prompts_best_mask_is_named_once() -> None:
     assert np.isnan(unknown.region).all() and unknown.likely.all()
 
 
-def test_what_is_far_behind_its_phrases_likeliest_is_left_at_that() -> None:
+def test_what_is_far_behind_its_phrases_likeliest_goes_no_further() -> None:
     proposals, prompts, candidates = stages([[CORNER], [LEFT], [RIGHT]], [0.5, 0.6, 0.5], [0, 0, 1])
     given = IMAGE, query("car", "dog"), proposals, prompts, candidates
-    near, far = (glance(*given, replace(ALL, glance_margin=margin), Namer()).likely for margin in (2.0, 1.0))
-    assert near.all()
-    assert far.tolist() == [False, True, True]  # by the share that the namer says; of another phrase nothing is said
-    assert glance(*given, replace(ALL, glance_margin=1.0)).likely.all()  # by the detector's word alone it is near
+    assert glance(*given, replace(ALL, glance_margin=2.0), Namer()).kept.tolist() == [0, 1, 2]
+    seen = glance(*given, replace(ALL, glance_margin=1.0), Namer())
+    assert seen.kept.tolist() == [1, 2]  # by the share that the namer says; of another phrase nothing is said
+    assert seen.likely.all()
+    np.testing.assert_allclose(seen.region, [0.5, 0.5])
+    assert len(glance(*given, replace(ALL, glance_margin=1.0)).kept) == 3  # by the detector's word alone it is near
     sure = replace(ALL, glance_margin=1.0, margin_growth=1.0)
-    assert glance(IMAGE, query("car"), *stages([[CORNER], [LEFT]], [0.8, 0.95], [0, 0]), sure).likely.all()
+    assert len(glance(IMAGE, query("car"), *stages([[CORNER], [LEFT]], [0.8, 0.95], [0, 0]), sure).kept) == 2
 
 
-def test_of_prompts_with_nearly_one_mask_the_likeliest_is_looked_at() -> None:
+def test_of_prompts_with_nearly_one_mask_the_likeliest_goes_on() -> None:
     proposals, prompts, candidates = stages([[LEFT], [LEFT], [RIGHT], [LEFT]], [0.7, 0.8, 0.7, 0.6], [0, 0, 0, 1])
     given = IMAGE, query("car", "dog"), proposals, prompts, candidates
-    assert glance(*given, ALL).likely.all()
-    assert glance(*given, replace(ALL, glance_iou=0.9)).likely.tolist() == [False, True, True, True]
+    assert len(glance(*given, ALL).kept) == 4
+    assert glance(*given, replace(ALL, glance_iou=0.9)).kept.tolist() == [1, 2, 3]
 
 
-def test_what_was_named_before_is_not_named_again() -> None:
-    stage = stages([[LEFT], [CORNER]], [0.7, 0.7], [0, 0])
-    name = Namer()
-    seen = glance(IMAGE, query("car"), *stage, ALL, name, np.array([np.nan, 0.4], np.float32))
-    np.testing.assert_array_equal(name.masks, [LEFT])
-    np.testing.assert_allclose(seen.region, [0.5, 0.4])
+def test_hopeless_prompts_stay_among_the_candidates() -> None:
+    stage = stages([[LEFT], [RIGHT], [LEFT]], [0.9, 0.1, 0.1], [0, 0, 1])
+    seen = glance(IMAGE, query("car", "dog"), *stage, replace(ALL, glance=0.3, glance_margin=0.5, glance_iou=0.5))
+    assert seen.kept.tolist() == [0, 1, 2]
+    assert seen.likely.tolist() == [True, False, False]
 
 
 def test_proposals_far_behind_by_their_rough_masks_are_not_drawn() -> None:
     rough = np.where([LEFT, CORNER, CORNER, EMPTY], 2.0, -2.0).astype(np.float32)
     rough[3] = 0  # none for this one
     proposals = stages([[LEFT]] * 4, [0.5, 0.6, 0.5, 0.1], [0, 0, 1, 0], rough)[0]
-    config = replace(ALL, glance_margin=0.5)
-    kept, region = worth_drawing(IMAGE, query("car", "dog"), proposals, config, Namer())
+    name = Namer()
+    kept = worth_drawing(IMAGE, query("car", "dog"), proposals, replace(ALL, glance_margin=0.5), name)
     np.testing.assert_array_equal(kept.scores, np.array([0.5, 0.5, 0.1], np.float32))
-    np.testing.assert_allclose(region, [0.5, 0.25, np.nan])
-    everyone, known = worth_drawing(IMAGE, query("car", "dog"), proposals, ALL, Namer())
-    assert len(everyone) == 4
-    np.testing.assert_allclose(known, [0.5, 0.25, 0.25, np.nan])
+    np.testing.assert_array_equal(name.masks, [LEFT, CORNER, CORNER])
+    assert len(worth_drawing(IMAGE, query("car", "dog"), proposals, ALL, Namer())) == 4
+    lone = Namer()
+    assert len(worth_drawing(IMAGE, query("car", "dog"), proposals[1:], replace(ALL, glance_margin=0.0), lone)) == 3
+    assert not lone.masks  # where no phrase has two, none can be behind
 
 
 def test_where_nobody_names_regions_every_proposal_is_drawn() -> None:
@@ -120,8 +122,7 @@ def test_where_nobody_names_regions_every_proposal_is_drawn() -> None:
         (replace(proposals, mask_logits=None), Namer()),
         (replace(proposals, mask_logits=np.zeros_like(rough)), Namer()),
     ):
-        kept, region = worth_drawing(IMAGE, query("car"), given, config, name)
-        assert len(kept) == 2 and np.isnan(region).all()
+        assert len(worth_drawing(IMAGE, query("car"), given, config, name)) == 2
 
 
 def test_a_colour_that_is_asked_for_counts_before_anything_is_drawn() -> None:
@@ -133,9 +134,9 @@ def test_a_colour_that_is_asked_for_counts_before_anything_is_drawn() -> None:
     config = replace(ALL, weights={"detector": 1.0, "color": 1.0}, glance_margin=1.0)
     image = Image(rgb, "test", "2" * 64)
     for phrase, score in (("red car", 0.5), ("blue car", 0.6)):
-        kept, _ = worth_drawing(image, query(phrase), proposals, config, Namer())
+        kept = worth_drawing(image, query(phrase), proposals, config, Namer())
         np.testing.assert_allclose(kept.scores, [score])
-    assert len(worth_drawing(image, query("car"), proposals, config, Namer())[0]) == 2
+    assert len(worth_drawing(image, query("car"), proposals, config, Namer())) == 2
 
 
 def test_margins_out_of_range() -> None:

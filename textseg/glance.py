@@ -24,46 +24,47 @@ class Glance(NamedTuple):
     """What is known of P prompts before any mask is drawn again.
 
     Attributes:
-        likely: bool (P,), which are worth a close look.
-        region: float32 (P,), the score part of that name; NaN where nobody was asked: of what the caller points at, and
-            of prompts that are far from likely without it.
+        kept: int64 (K,), the prompts that go on, in order: all but those that a likelier one of their phrase outdoes.
+        likely: bool (K,), which of those are worth a close look.
+        region: float32 (K,), the score part of that name for each one's mask of best predicted IoU; NaN where nobody
+            was asked: of what the caller points at, and of prompts that are far from likely without it.
     """
 
+    kept: Int
     likely: Bool
     region: Float
 
 
 def worth_drawing(
     image: Image, query: Query, proposals: Proposals, config: RankConfig, name_regions: RegionNamer | None
-) -> tuple[Proposals, Float]:
-    """Return the N proposals that are near their phrase's likeliest by their rough masks, and their region, (N,).
-
-    The region is float32, the score part of that name; NaN for proposals without a rough mask, which all are kept.
+) -> Proposals:
+    """Return the proposals that are near their phrase's likeliest by their rough masks, and those that have none.
 
     Args:
         image, query, proposals: what the stages before worked on.
         config: the ranking's settings; its ``glance_margin`` says what is near.
         name_regions: as for ``glance``.
     """
-    region = np.full(len(proposals), np.nan, np.float32)
-    if proposals.mask_logits is None or name_regions is None:
-        return proposals, region
+    if proposals.mask_logits is None or name_regions is None or config.glance_margin is None:
+        return proposals
     masks = proposals.mask_logits > 0
     rows = np.flatnonzero(masks.any(axis=(1, 2)))
-    named = name_regions(masks[rows], query.prompts, proposals.phrase_index[rows]) if len(rows) else None
+    phrase_index = proposals.phrase_index[rows]
+    if len(rows) == len(np.unique(phrase_index)):
+        return proposals
+    named = name_regions(masks[rows], query.prompts, phrase_index)
     if named is None:
-        return proposals, region
-    region[rows] = named
-    parts = dict.fromkeys(PARTS, np.full(len(proposals), np.nan, np.float32))
-    parts |= {"detector": proposals.scores, "region": region}
-    parts["color"] = color_part(image, query.prompts, masks, proposals.phrase_index)
+        return proposals
+    parts = dict.fromkeys(PARTS, np.full(len(rows), np.nan, np.float32))
+    parts |= {"detector": proposals.scores[rows], "region": named}
+    parts["color"] = color_part(image, query.prompts, masks[rows], phrase_index)
     odds = log_odds(fuse(parts, config))
-    keep = np.isnan(region)
-    for phrase in np.unique(proposals.phrase_index[rows]).tolist():
-        of = rows[proposals.phrase_index[rows] == phrase]
-        best = odds[of].max()
-        keep[of] = odds[of] >= best - config.glance_reach(float(best))
-    return proposals[keep], region[keep]
+    keep = np.ones(len(proposals), np.bool_)
+    for phrase in np.unique(phrase_index).tolist():
+        of = phrase_index == phrase
+        best = float(odds[of].max())
+        keep[rows[of]] = odds[of] >= best - config.glance_reach(best)
+    return proposals[keep]
 
 
 def glance(
@@ -74,39 +75,38 @@ def glance(
     candidates: Candidates,
     config: RankConfig,
     name_regions: RegionNamer | None = None,
-    known: Float | None = None,
 ) -> Glance:
-    """Return which prompts are likely: see ``RankConfig.glance``, ``glance_margin`` and ``glance_iou``.
+    """Return which prompts go on, and which are likely: see ``RankConfig.glance``, ``glance_margin``, ``glance_iou``.
 
     Args:
         image, query, proposals, prompts: what the stages before worked on.
         candidates: the segmenter's, none drawn again yet.
         config: the ranking's settings.
-        name_regions: ``NamesRegions.name_regions`` of this picture; None, and where it returns None: not known. It is
-            asked of each prompt's mask of best predicted IoU.
-        known: float32 (P,), what it said before, of the rough masks; NaN, and None: not asked yet.
+        name_regions: ``NamesRegions.name_regions`` of this picture; None, and where it returns None: not known.
     """
     p, c = candidates.predicted_iou.shape
     own = pointed_at(proposals, prompts.proposal_index)
-    region = np.full(p, np.nan, np.float32) if known is None else known.copy()
+    region = np.full(p, np.nan, np.float32)
     if own.all():
-        return Glance(own, region)
+        return Glance(np.arange(p), own, region)
     masks = low_masks(candidates)
     parts = plain_parts(image, query, proposals, prompts, candidates, masks)
     first = fuse(parts, config).reshape(p, c).max(axis=1)
-    rows = np.flatnonzero(~own & (first >= min(config.glance, config.threshold)))
+    likely = own | (first >= min(config.glance, config.threshold))
+    rows = np.flatnonzero(likely & ~own)
     best = masks[np.arange(p) * c + candidates.predicted_iou.argmax(axis=1)]  # (P, h, w), a copy
     phrase_index = proposals.phrase_index[prompts.proposal_index]
-    new = rows[np.isnan(region[rows])]
-    if name_regions is not None and len(new):
-        named = name_regions(best[new], query.prompts, phrase_index[new])
-        region[new] = np.nan if named is None else named
+    if name_regions is not None and len(rows):
+        named = name_regions(best[rows], query.prompts, phrase_index[rows])
+        region[rows] = np.nan if named is None else named
     parts["region"] = np.repeat(region, c)
     odds = log_odds(fuse(parts, config).reshape(p, c).max(axis=1))
-    likely = own.copy()
+    goes_on = np.ones(p, np.bool_)
     for phrase in np.unique(phrase_index[rows]).tolist():
-        likely[_ahead(rows[phrase_index[rows] == phrase], odds, best, config)] = True
-    return Glance(likely, region)
+        of = rows[phrase_index[rows] == phrase]
+        goes_on[of] = np.isin(of, _ahead(of, odds, best, config))
+    kept = np.flatnonzero(goes_on)
+    return Glance(kept, likely[kept], region[kept])
 
 
 def _ahead(rows: Int, odds: Float, masks: Bool, config: RankConfig) -> list[int]:

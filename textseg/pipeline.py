@@ -189,10 +189,8 @@ class OpenPicture:
         pipe, clock = self.pipeline, _Clock()
         tokens = text_tokens(pipe.text_prompt, pipe.segmenter, self._text_embeddings(query))
         clock.lap("text")
-        region = None
         if user is None:
-            proposals = self._propose(query, config.propose)
-            proposals, region = worth_drawing(self.image, query, proposals, config.rank, self._name_regions)
+            proposals = self._propose(query, config)
             clock.lap("propose")
             prompts = build_prompts(proposals, tokens, config.prompt, multimask=config.segment.multimask)
         else:
@@ -201,26 +199,26 @@ class OpenPicture:
         clock.lap("encode")
         candidates = segment(pipe.segmenter, embedding, self.image, prompts, config.segment)
         clock.lap("segment")
-        known = None if region is None else region[prompts.proposal_index]
-        seen = glance(self.image, query, proposals, prompts, candidates, config.rank, self._name_regions, known)
+        seen = glance(self.image, query, proposals, prompts, candidates, config.rank, self._name_regions)
+        prompts, candidates = prompts[seen.kept], candidates[seen.kept]
         clock.lap("rank")
         refiner = pipe.refiner_for(bounded=user is not None and user.bounded)
         if refiner is not None:
             candidates = redraw(refiner, self.image, proposals, prompts, candidates, config.redraw, seen.likely)
             clock.lap("redraw")
-        scored = score(
-            self.image, query, proposals, prompts, candidates, pipe.clip, config.rank, self._name_regions, *seen
-        )
+        given = self.image, query, proposals, prompts, candidates, pipe.clip, config.rank, self._name_regions
+        scored = score(*given, seen.likely, seen.region)
         choice = choose(scored, query, config.rank)
         clock.lap("rank")
         return Result(self.image, query, scored, choice, config.rank, config.name, clock.seconds)
 
-    def _propose(self, query: Query, config: ProposeConfig) -> Proposals:
-        pipe = self.pipeline
+    def _propose(self, query: Query, config: PipelineConfig) -> Proposals:
+        pipe, how = self.pipeline, config.propose
         encoded = None if pipe.detector is None else pipe.cache.get(self.image, pipe.detector)
         if pipe.text_prompt is None or pipe.segmenter.text_width is None:
-            config = replace(config, text_only=False)
-        return propose(query, pipe.detector, encoded, self.image.size_hw, config)
+            how = replace(how, text_only=False)
+        proposals = propose(query, pipe.detector, encoded, self.image.size_hw, how)
+        return worth_drawing(self.image, query, proposals, config.rank, self._name_regions)
 
     def _name_regions(self, masks: Bool, prompts: Sequence[str], phrase_index: Int) -> Float | None:
         """What the detector says of masks, where it can: see ``NamesRegions``."""

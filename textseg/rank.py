@@ -48,9 +48,9 @@ class RankConfig:
             second guess.
         glance: a prompt whose fused score comes to less than this, 0..1, before any of its masks is drawn again or
             shown to CLIP, is left at that: it is not in the picture. Where the threshold is lower, that counts.
-        glance_margin: and so is one that lies so much farther below the phrase's likeliest than ``margin_growth`` adds;
-            None: as far as ``glance`` allows.
-        glance_iou: and one whose mask overlaps a likelier prompt's of its phrase by this IoU or more; 1: none.
+        glance_margin: a proposal, and then a prompt, whose log-odds lie farther below those of its phrase's likeliest
+            than this and what ``margin_growth`` adds, is dropped: it is not even among the rejected. None: none is.
+        glance_iou: and so is a prompt whose mask overlaps a likelier one's of its phrase by this IoU or more; 1: none.
         clip_budget: how many candidates a phrase are shown to CLIP, best first by the other parts, each prompt's best
             mask before any prompt's second. What it says of that one holds for the prompt's masks that it did not see.
         clip_total: how many at most in one call, however many phrases: each phrase's best first. But one a phrase is

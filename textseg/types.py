@@ -332,6 +332,12 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.logits)
 
+    def __getitem__(self, keep: Int | Bool | slice) -> Candidates:
+        """Return the masks of the prompts that ``keep`` (indices, a mask or a slice) selects."""
+        return Candidates(
+            self.logits[keep], self.predicted_iou[keep], self.frame, self.closeups, self.closeup_index[keep]
+        )
+
 
 @dataclass(frozen=True)
 class Segments:

@@ -64,6 +64,20 @@ class _Asked(NamedTuple):
     described: Tensor
 
 
+class _Names(NamedTuple):
+    """What regions are matched with for some phrases.
+
+    Attributes:
+        codes: of the phrases, then for each the same in the other colours.
+        starts: int64, where in ``codes`` the phrases end, and then each one's other colours but the last's.
+        rivals: for each phrase, by its number, the int64 indices of the nouns that it does not mean.
+    """
+
+    codes: TextCodes
+    starts: Int
+    rivals: dict[int, Int]
+
+
 def normalise(images_rgb: Tensor) -> Tensor:
     """Map uint8 (B, H, W, 3) pictures to the network's float32 (B, 3, H, W), channels last in memory."""
     mean, std = torch.tensor(_MEAN), torch.tensor(_STD)
@@ -111,6 +125,7 @@ class NanoDetector:
         self.config = config or ProposalConfig()
         self.model_id = model_id
         self._nouns: TextCodes | None = None
+        self._last: tuple[tuple[tuple[str, ...], tuple[int, ...]], _Names] | None = None
 
     @classmethod
     def load(cls, folder: str | Path, encoder: ImageTextEncoder, image_size: int | None = None) -> NanoDetector:
@@ -166,26 +181,42 @@ class NanoDetector:
         The log-odds are the mean of the phrase's own logit and of its lead over the likeliest noun, or colour, that it
         does not mean; halved, since the ranking cuts log-odds off at ±5.
         """
+        names = self._names(tuple(prompts), tuple(np.unique(phrase_index).tolist()))
+        if names is None:
+            return None
+        assert self._nouns is not None
+        places = encoded.features._replace(pixels=_pooled(encoded, masks))  # M regions are a row of M places
+        nouns = self.network.match_pixels(places, self._nouns)[0, :, 0].numpy()  # (V, M)
+        logits = self.network.match_pixels(places, names.codes)[0, :, 0].numpy()  # (matched, M)
+        own, *in_others = np.split(logits, names.starts)
+        odds = np.empty(len(masks), np.float32)
+        for i, (phrase, rivals_of) in enumerate(names.rivals.items()):
+            of = phrase_index == phrase
+            rivals = np.concatenate([nouns[rivals_of], in_others[i]])[:, of]
+            odds[of] = (own[i, of] + (own[i, of] - rivals.max(axis=0, initial=_OUTSIDE))) / 4
+        return np.asarray(1 / (1 + np.exp(-odds)), np.float32)
+
+    def _names(self, prompts: tuple[str, ...], named: tuple[int, ...]) -> _Names | None:
+        """Return what regions are matched with for the prompts ``named``; None where there are no nouns.
+
+        The last answer is kept: of one question, regions are named before and after they are drawn.
+        """
         vocabulary = self.encoder.vocabulary if isinstance(self.encoder, KnowsNouns) else None
         if vocabulary is None:
             return None
         if self._nouns is None:
             self._nouns = self._coded(vocabulary.embeddings)
-        places = encoded.features._replace(pixels=_pooled(encoded, masks))  # M regions are a row of M places
-        nouns = self.network.match_pixels(places, self._nouns)[0, :, 0].numpy()  # (V, M)
-        named = np.unique(phrase_index).tolist()
+        key, kept = (prompts, named), self._last
+        if kept is not None and kept[0] == key:
+            return kept[1]
         others = [other_colors(prompts[phrase]) for phrase in named]
         asked = [*prompts, *(text for of_one in others for text in of_one)]
         texts = np.asarray(self.encoder.encode_text(asked), np.float32)
-        matched = [*named, *range(len(prompts), len(asked))]
-        logits = self.network.match_pixels(places, self._coded(texts[matched]))[0, :, 0].numpy()  # (matched, M)
-        own, *in_others = np.split(logits, np.cumsum([len(named), *map(len, others)])[:-1])
-        odds = np.empty(len(masks), np.float32)
-        for i, phrase in enumerate(named):
-            of = phrase_index == phrase
-            rivals = np.concatenate([nouns[vocabulary.rivals(prompts[phrase], texts[phrase])], in_others[i]])[:, of]
-            odds[of] = (own[i, of] + (own[i, of] - rivals.max(axis=0, initial=_OUTSIDE))) / 4
-        return np.asarray(1 / (1 + np.exp(-odds)), np.float32)
+        codes = self._coded(texts[[*named, *range(len(prompts), len(asked))]])
+        rivals = {phrase: vocabulary.rivals(prompts[phrase], texts[phrase]) for phrase in named}
+        names = _Names(codes, np.cumsum([len(named), *map(len, others)])[:-1], rivals)
+        self._last = key, names
+        return names
 
     def _asked(self, prompts: Sequence[str]) -> _Asked:
         bare = {i: noun for i, prompt in enumerate(prompts) if (noun := bare_noun(prompt)) is not None}
