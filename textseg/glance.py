@@ -2,8 +2,8 @@
 
 Most of what a detector proposes is a second guess, and to draw it, to draw it again from a close look and to show it to
 CLIP costs as much as what is meant. But the detector says more of a region than of a box (``NamesRegions``), and that
-costs next to nothing: what lies far behind a phrase's likeliest is left at that, before the segmenter is asked and,
-by what the segmenter's masks tell, once more behind it.
+costs next to nothing. What lies far behind a phrase's likeliest is left at that: once by the rough masks, before the
+segmenter is asked, and once by the masks that it drew.
 """
 
 from __future__ import annotations

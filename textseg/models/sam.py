@@ -241,7 +241,7 @@ class SamSegmenter:
 
     def _picture(self, embedding: Embedding, features: Features) -> Picture | None:
         """Return what all prompts on a picture share, worked out once."""
-        key = ("picture", id(self.network.fast))  # the decoder's precision may be chosen anew
+        key = "picture", self.network.fast  # the decoder's precision may be chosen anew
         if key not in embedding.kept:
             with torch.inference_mode():
                 embedding.kept[key] = self.network.picture(features)
