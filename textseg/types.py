@@ -13,7 +13,7 @@ there: a value that exists is valid. Nothing here imports torch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -27,6 +27,8 @@ Bool = npt.NDArray[np.bool_]
 Float = npt.NDArray[np.float32]
 Int = npt.NDArray[np.int64]
 UInt8 = npt.NDArray[np.uint8]
+
+_put = object.__setattr__  # what a frozen dataclass checks, it keeps as the check returns it
 
 LEAST_LEVEL = 64
 """Pixels along the longer side that the smallest of a picture's ``levels`` has at least, where the picture has them."""
@@ -175,12 +177,11 @@ class Proposals:
 
     def __post_init__(self) -> None:
         n = len(self.sources)
-        put = object.__setattr__
-        put(self, "boxes_xyxy", _finite("boxes_xyxy", check_array("boxes_xyxy", self.boxes_xyxy, (n, 4), np.float32)))
-        put(self, "scores", _finite("scores", check_array("scores", self.scores, (n,), np.float32)))
-        put(self, "phrase_index", check_array("phrase_index", self.phrase_index, (n,), np.int64))
+        _put(self, "boxes_xyxy", _finite("boxes_xyxy", check_array("boxes_xyxy", self.boxes_xyxy, (n, 4), np.float32)))
+        _put(self, "scores", _finite("scores", check_array("scores", self.scores, (n,), np.float32)))
+        _put(self, "phrase_index", check_array("phrase_index", self.phrase_index, (n,), np.int64))
         if self.mask_logits is not None:
-            put(self, "mask_logits", check_array("mask_logits", self.mask_logits, (n, None, None), np.float32))
+            _put(self, "mask_logits", check_array("mask_logits", self.mask_logits, (n, None, None), np.float32))
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -225,19 +226,17 @@ class Prompts:
     multimask: bool = True
 
     def __post_init__(self) -> None:
-        put = object.__setattr__
-        put(self, "proposal_index", check_array("proposal_index", self.proposal_index, (None,), np.int64))
+        _put(self, "proposal_index", check_array("proposal_index", self.proposal_index, (None,), np.int64))
         p = len(self.proposal_index)
-        put(self, "boxes_xyxy", check_array("boxes_xyxy", self.boxes_xyxy, (p, 4), np.float32))
-        put(self, "points_xy", check_array("points_xy", self.points_xy, (p, None, 2), np.float32))
+        _put(self, "boxes_xyxy", check_array("boxes_xyxy", self.boxes_xyxy, (p, 4), np.float32))
+        _put(self, "points_xy", check_array("points_xy", self.points_xy, (p, None, 2), np.float32))
         q = self.points_xy.shape[1]
-        put(self, "point_labels", check_array("point_labels", self.point_labels, (p, q), np.int64))
+        _put(self, "point_labels", check_array("point_labels", self.point_labels, (p, q), np.int64))
         if not np.isin(self.point_labels, (-1, 0, 1)).all():
             raise PromptError("point labels must be 1 (foreground), 0 (background) or -1 (padding)")
-        if self.mask_logits is not None:
-            put(self, "mask_logits", check_array("mask_logits", self.mask_logits, (p, None, None), np.float32))
-        if self.text_tokens is not None:
-            put(self, "text_tokens", check_array("text_tokens", self.text_tokens, (p, None, None), np.float32))
+        for name in ("mask_logits", "text_tokens"):
+            if (given := getattr(self, name)) is not None:
+                _put(self, name, check_array(name, given, (p, None, None), np.float32))
 
     def __len__(self) -> int:
         return len(self.proposal_index)
@@ -289,10 +288,10 @@ class Closeups:
     predicted_iou: Float
 
     def __post_init__(self) -> None:
-        put, n = object.__setattr__, len(self.windows)
-        put(self, "windows", check_array("windows", self.windows, (n, 3), np.float32))
-        put(self, "logits", check_array("logits", self.logits, (n, None, None), np.float32))
-        put(self, "predicted_iou", check_array("predicted_iou", self.predicted_iou, (n,), np.float32))
+        n = len(self.windows)
+        _put(self, "windows", check_array("windows", self.windows, (n, 3), np.float32))
+        _put(self, "logits", check_array("logits", self.logits, (n, None, None), np.float32))
+        _put(self, "predicted_iou", check_array("predicted_iou", self.predicted_iou, (n,), np.float32))
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -322,21 +321,19 @@ class Candidates:
     closeup_index: Int = field(default_factory=lambda: np.zeros((0, 0), np.int64))
 
     def __post_init__(self) -> None:
-        put = object.__setattr__
-        put(self, "logits", check_array("logits", self.logits, (None, None, None, None), np.float32))
+        _put(self, "logits", check_array("logits", self.logits, (None, None, None, None), np.float32))
         p, c = self.logits.shape[:2]
-        put(self, "predicted_iou", check_array("predicted_iou", self.predicted_iou, (p, c), np.float32))
+        _put(self, "predicted_iou", check_array("predicted_iou", self.predicted_iou, (p, c), np.float32))
         index = self.closeup_index if len(self.closeups) else np.full((p, c), -1, np.int64)
-        put(self, "closeup_index", check_array("closeup_index", index, (p, c), np.int64))
+        _put(self, "closeup_index", check_array("closeup_index", index, (p, c), np.int64))
 
     def __len__(self) -> int:
         return len(self.logits)
 
     def __getitem__(self, keep: Int | Bool | slice) -> Candidates:
         """Return the masks of the prompts that ``keep`` (indices, a mask or a slice) selects."""
-        return Candidates(
-            self.logits[keep], self.predicted_iou[keep], self.frame, self.closeups, self.closeup_index[keep]
-        )
+        rows = {name: getattr(self, name)[keep] for name in ("logits", "predicted_iou", "closeup_index")}
+        return replace(self, **rows)
 
 
 @dataclass(frozen=True)
@@ -371,13 +368,12 @@ class Segments:
 
     def __post_init__(self) -> None:
         k = len(self.labels)
-        put = object.__setattr__
-        put(self, "masks", check_array("masks", self.masks, (k, None, None), np.bool_))
-        put(self, "boxes_xyxy", check_array("boxes_xyxy", self.boxes_xyxy, (k, 4), np.float32))
-        put(self, "scores", check_array("scores", self.scores, (k,), np.float32))
+        _put(self, "masks", check_array("masks", self.masks, (k, None, None), np.bool_))
+        _put(self, "boxes_xyxy", check_array("boxes_xyxy", self.boxes_xyxy, (k, 4), np.float32))
+        _put(self, "scores", check_array("scores", self.scores, (k,), np.float32))
         for name in ("phrase_index", "proposal_index", "prompt_index", "mask_index"):
-            put(self, name, check_array(name, getattr(self, name), (k,), np.int64))
-        put(self, "parts", {n: check_array(f"parts[{n!r}]", v, (k,), np.float32) for n, v in self.parts.items()})
+            _put(self, name, check_array(name, getattr(self, name), (k,), np.int64))
+        _put(self, "parts", {n: check_array(f"parts[{n!r}]", v, (k,), np.float32) for n, v in self.parts.items()})
         if len(self.sources) != k or len(self.reasons) != k:
             raise ShapeError(f"sources ({len(self.sources)}) and reasons ({len(self.reasons)}): expected {k} each")
 
