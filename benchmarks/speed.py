@@ -30,7 +30,7 @@ from textseg import build, image
 from textseg.config import read_preset
 from textseg.evaluate import report
 from textseg.evaluate.machine import machine_info, machine_line, weights_hashes
-from textseg.pipeline import Pipeline
+from textseg.pipeline import OpenPicture, Pipeline
 from textseg.result import Result
 
 logger = logging.getLogger("speed")
@@ -206,10 +206,12 @@ def turn(repeat: int) -> tuple[str, str]:
 def first_and_next(pipeline: Pipeline, data: bytes, example: str, word: str) -> tuple[float, Result, float, Result]:
     """Return seconds and result of the first answer on a new picture, and of the next phrase on the opened one."""
     one, another, _ = ASKED[example]
-    begun = time.perf_counter()
-    picture = pipeline.open(data)
-    result = picture.segment(f"{word} {one}")
-    first = time.perf_counter() - begun
+
+    def answer() -> tuple[OpenPicture, Result]:
+        picture = pipeline.open(data)
+        return picture, picture.segment(f"{word} {one}")
+
+    first, (picture, result) = _timed(answer)
     following, next_result = _timed(lambda: picture.segment(f"{word} {another}"))
     return first, result, following, next_result
 

@@ -170,18 +170,19 @@ def shows(window: Float, size_hw: tuple[int, int], size: int) -> Bool:
     return cover(window, np.array([0, 0, size_hw[1], size_hw[0]], np.float32), size) > 0.5
 
 
-def distinct(masks: Bool, groups: Int | None = None) -> tuple[Int, Int]:
+def distinct(masks: Bool, groups: Int | None = None, alike_iou: float = ALIKE_IOU) -> tuple[Int, Int]:
     """Return which masks (S, h, w) need a look of their own, (U,), and which of those each of the S is like, (S,).
 
     SAM's three masks of a clear prompt, or one thing found for two phrases, are nearly the same crop. Those of
-    different ``groups`` (S,) are never alike: of small things the masks may not tell.
+    different ``groups`` (S,) are never alike: of small things the masks may not tell. Of masks that overlap by
+    ``alike_iou`` the first is the one that is looked at.
     """
     iou = geometry.mask_iou(masks, masks)  # (S, S)
     groups = np.zeros(len(masks), np.int64) if groups is None else groups
     unlike: list[int] = []
     owner = np.zeros(len(masks), np.int64)
     for i in range(len(masks)):
-        like = [k for k, j in enumerate(unlike) if iou[i, j] >= ALIKE_IOU and groups[i] == groups[j]]
+        like = [k for k, j in enumerate(unlike) if iou[i, j] >= alike_iou and groups[i] == groups[j]]
         owner[i] = like[0] if like else len(unlike)
         if not like:
             unlike.append(i)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from textseg import geometry
+from textseg import closeup
 from textseg.color_part import color_part
 from textseg.parts import PARTS, low_masks, plain_parts
 from textseg.propose import pointed_at
@@ -60,10 +60,7 @@ def worth_drawing(
     parts["color"] = color_part(image, query.prompts, masks[rows], phrase_index)
     odds = log_odds(fuse(parts, config))
     keep = np.ones(len(proposals), np.bool_)
-    for phrase in np.unique(phrase_index).tolist():
-        of = phrase_index == phrase
-        best = float(odds[of].max())
-        keep[rows[of]] = odds[of] >= best - config.glance_reach(best)
+    keep[rows] = _near(odds, phrase_index, config)
     return proposals[keep]
 
 
@@ -101,29 +98,21 @@ def glance(
         region[rows] = np.nan if named is None else named
     parts["region"] = np.repeat(region, c)
     odds = log_odds(fuse(parts, config).reshape(p, c).max(axis=1))
+    ahead = rows[_near(odds[rows], phrase_index[rows], config)]
+    if config.glance_iou < 1.0:
+        ahead = ahead[np.argsort(-odds[ahead], kind="stable")]  # of masks that are alike the likeliest stays
+        ahead = ahead[closeup.distinct(best[ahead], phrase_index[ahead], config.glance_iou)[0]]
     goes_on = np.ones(p, np.bool_)
-    for phrase in np.unique(phrase_index[rows]).tolist():
-        of = rows[phrase_index[rows] == phrase]
-        goes_on[of] = np.isin(of, _ahead(of, odds, best, config))
+    goes_on[rows] = np.isin(rows, ahead)
     kept = np.flatnonzero(goes_on)
     return Glance(kept, likely[kept], region[kept])
 
 
-def _ahead(rows: Int, odds: Float, masks: Bool, config: RankConfig) -> list[int]:
-    """Return which of one phrase's prompts, ``rows``, are near its likeliest, and not nearly the same as a likelier.
-
-    Args:
-        rows: int64, indices into the P prompts.
-        odds: float32 (P,), log-odds of their scores.
-        masks: bool (P, h, w).
-        config: margins.
-    """
-    rows = rows[np.argsort(-odds[rows], kind="stable")]
-    near = rows[odds[rows] >= odds[rows[0]] - config.glance_reach(float(odds[rows[0]]))]
-    kept = list(range(len(near)))
-    if config.glance_iou < 1.0 and len(near) > 1:
-        alike, kept = geometry.mask_iou(masks[near], masks[near]) >= config.glance_iou, []
-        for i in range(len(near)):
-            if not alike[i, kept].any():
-                kept.append(i)
-    return [int(row) for row in near[kept]]
+def _near(odds: Float, phrase_index: Int, config: RankConfig) -> Bool:
+    """Return bool (N,): whose log-odds, (N,), are within ``RankConfig.glance_reach`` of their phrase's best."""
+    near = np.ones(len(odds), np.bool_)
+    for phrase in np.unique(phrase_index).tolist():
+        of = phrase_index == phrase
+        best = float(odds[of].max())
+        near[of] = odds[of] >= best - config.glance_reach(best)
+    return near
