@@ -11,7 +11,9 @@ from typing import Any
 from textseg.cache import EmbeddingCache
 from textseg.config import ModelConfig, Preset, read_preset
 from textseg.errors import ConfigError, WeightsError
+from textseg.models import graphs
 from textseg.pipeline import Pipeline, PipelineConfig
+from textseg.protocols import ROLES
 
 PACKAGE_WEIGHTS = Path(__file__).resolve().parent / "weights"
 DTYPES = ("float32", "bfloat16", "float16")
@@ -58,6 +60,8 @@ def load(
         HubError: a hub checkpoint is out of reach; WeightsError: weights are missing or damaged.
     """
     settings = preset if isinstance(preset, Preset) else read_preset(preset)
+    if (device or settings.device) in ("cpu", "auto"):
+        _begin_graphs(settings)
     where: dict[str, Any] = {"device": pick_device(device or settings.device), "dtype": dtype or settings.dtype}
     if where["dtype"] not in DTYPES:
         raise ConfigError(f"dtype: got {where['dtype']!r}, expected one of {', '.join(DTYPES)}")
@@ -119,6 +123,14 @@ def pick_device(device: str) -> str:
     if device.split(":")[0] not in usable:
         raise ConfigError(f"device {device!r} is not available here; choices: {', '.join(['auto', *usable])}")
     return device
+
+
+def _begin_graphs(settings: Preset) -> None:
+    """Begin to compile the models' graphs while torch is imported: that keeps one core busy, and this another."""
+    for role in ROLES:
+        model = getattr(settings, role)
+        if model is not None:
+            graphs.begin(resolve(model.model))
 
 
 def _arguments(model: ModelConfig) -> dict[str, Any]:

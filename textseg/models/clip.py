@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
 from textseg.errors import ConfigError, nearest
-from textseg.models import clip_load, onednn
+from textseg.models import clip_load
 from textseg.models.clip_input import ClipInput
-from textseg.models.clip_text import encode_text
+from textseg.models.clip_towers import GraphTowers, TorchTowers, Towers
 from textseg.models.hub import torch_dtype
 from textseg.types import Float, UInt8
 from textseg.vocabulary import Vocabulary
@@ -44,7 +42,7 @@ class Clip:
 
     def __init__(
         self,
-        model: Any,
+        towers: Towers,
         tokenizer: clip_load.Tokenizer,
         inputs: ClipInput,
         *,
@@ -54,11 +52,8 @@ class Clip:
         batch: int = 32,
         text_cache: int = TEXT_CACHE,
         vocabulary: Vocabulary | None = None,
-        rounded: bool = False,
     ) -> None:
-        """Wrap an open_clip model that is in evaluation mode on its device.
-
-        ``rounded``: crops go through the picture tower in bfloat16 where that may be, weights stay as they are.
+        """Wrap the towers of a CLIP.
 
         Raises:
             ConfigError: a template without ``{}``, or a batch below 1.
@@ -70,16 +65,12 @@ class Clip:
         self.vocabulary = vocabulary
         if batch < 1:
             raise ConfigError(f"batch: got {batch}, expected at least 1 crop")
-        scale, bias = model.logit_scale, getattr(model, "logit_bias", None)
-        self.logit_scale = math.exp(float(scale.detach().reshape(-1)[0]))
-        self.logit_bias = None if bias is None else float(bias.detach().reshape(-1)[0])
-        self._model = model
+        self.logit_scale, self.logit_bias = towers.logit_scale, towers.logit_bias
+        self._towers = towers
         self._tokenizer = tokenizer
         self._batch = batch
-        self._device, self._dtype = scale.device, next(model.visual.parameters()).dtype
-        self._mean = 255 * torch.tensor(inputs.mean, device=self._device).view(1, 3, 1, 1)
-        self._std = 255 * torch.tensor(inputs.std, device=self._device).view(1, 3, 1, 1)
-        self._rounded = rounded
+        self._mean = 255 * torch.tensor(inputs.mean, device=towers.device).view(1, 3, 1, 1)
+        self._std = 255 * torch.tensor(inputs.std, device=towers.device).view(1, 3, 1, 1)
         self._cache: OrderedDict[str, Float] = OrderedDict()
         self._cache_size = max(0, text_cache)
         self._lock = threading.Lock()
@@ -107,25 +98,22 @@ class Clip:
         out = np.zeros((len(crops_rgb), self.dim), np.float32)
         for start in range(0, len(crops_rgb), self._batch):
             pixels = self.preprocess(crops_rgb[start : start + self._batch])
-            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self._rounded):
-                features = self._model.encode_image(pixels)
-            out[start : start + len(pixels)] = _normalised(features).cpu().numpy()
+            out[start : start + len(pixels)] = _normalised(self._towers.embed_crops(pixels))
         return out
 
     def preprocess(self, crops_rgb: Sequence[UInt8]) -> torch.Tensor:
         """Return (N, 3, h, w) of the model's dtype on its device: what open_clip's own transform gives."""
-        pixels = torch.from_numpy(self.inputs.pixels(crops_rgb)).to(self._device)
+        pixels = torch.from_numpy(self.inputs.pixels(crops_rgb)).to(self._towers.device)
         channels_first = pixels.permute(0, 3, 1, 2)  # (N, h, w, 3) → (N, 3, h, w), channels last in memory
-        return ((channels_first.float() - self._mean) / self._std).to(self._dtype)
+        return ((channels_first.float() - self._mean) / self._std).to(self._towers.dtype)
 
     def _embed_texts(self, texts: list[str]) -> Float:
         """Return float32 (N, dim) of N texts, without the cache."""
         filled = [template.replace("{}", text) for text in texts for template in self.templates]
         parts = [np.zeros((0, self.dim), np.float32)]
         for start in range(0, len(filled), _TEXT_BATCH):
-            ids = self._tokenizer(filled[start : start + _TEXT_BATCH]).to(self._device)
-            with torch.inference_mode():
-                parts.append(_normalised(encode_text(self._model, ids)).cpu().numpy())
+            ids = self._tokenizer(filled[start : start + _TEXT_BATCH]).to(self._towers.device)
+            parts.append(_normalised(self._towers.embed_texts(ids)))
         features = np.concatenate(parts).reshape(len(texts), len(self.templates), self.dim)  # (N, templates, dim)
         if len(self.templates) == 1:
             return features[:, 0]
@@ -169,28 +157,18 @@ def load(
     precision = torch_dtype(dtype)
     source = clip_load.find(model, pretrained)
     chosen = check_templates(templates if templates is not None else source.templates or DEFAULT_TEMPLATES)
-    tokenizer = clip_load.build_tokenizer(source)
-    network = clip_load.build_model(source).to(device=device, dtype=precision).requires_grad_(False)
-    rounded = False
-    if "timm_model_name" in source.model_cfg["vision_cfg"]:
-        from textseg.models.quick_convolutions import is_known, quicken
-
-        if is_known(network.visual.trunk):
-            # As nano's was trained; it takes half the time.
-            rounded = str(device) == "cpu" and precision is torch.float32 and onednn.has_bfloat16()
-            quicken(network.visual.trunk, rounded=rounded)
-        network.visual.to(memory_format=torch.channels_last)
+    quick = GraphTowers.find(source) if str(device) == "cpu" and precision is torch.float32 else None
+    towers = quick or TorchTowers.build(source, device, precision)
     return Clip(
-        network,
-        tokenizer,
-        ClipInput.read(source.preprocess_cfg, network.visual.image_size),
+        towers,
+        clip_load.build_tokenizer(source),
+        ClipInput.read(source.preprocess_cfg, towers.image_size),
         model_id=source.model_id,
         dim=int(source.model_cfg["embed_dim"]),
         templates=chosen,
         batch=batch,
         text_cache=text_cache,
         vocabulary=None if source.folder is None else Vocabulary.load(source.folder),
-        rounded=rounded,
     )
 
 
@@ -210,5 +188,6 @@ def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
     return tuple(templates)
 
 
-def _normalised(features: torch.Tensor) -> torch.Tensor:
-    return functional.normalize(features.float(), dim=-1)
+def _normalised(features: torch.Tensor) -> Float:
+    unit: Float = functional.normalize(features.float(), dim=-1).cpu().numpy()
+    return unit

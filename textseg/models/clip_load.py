@@ -208,28 +208,32 @@ def build_tokenizer(source: Source) -> Tokenizer:
     Raises:
         WeightsError: the tokenizer is missing or damaged.
     """
-    from open_clip import tokenizer as tokenizers_of_open_clip
-
     text_cfg: Mapping[str, Any] = source.model_cfg.get("text_cfg", {})
     length = int(text_cfg.get("context_length", 77))
-    options = dict(text_cfg.get("tokenizer_kwargs") or {})
+    own_vocabulary = int(text_cfg.get("vocab_size", OPEN_CLIP_VOCABULARY)) != OPEN_CLIP_VOCABULARY
     try:
-        if text_cfg.get("hf_tokenizer_name"):
-            mode = text_cfg.get("tokenizer_mode")
-            held = source.folder is not None and any(source.folder.glob("*token*.json"))
-            origin = str(source.folder) if held else text_cfg["hf_tokenizer_name"]
-            tokenizer: Tokenizer = tokenizers_of_open_clip.HFTokenizer(
-                origin, context_length=length, tokenizer_mode=mode, **options
-            )
-        elif int(text_cfg.get("vocab_size", OPEN_CLIP_VOCABULARY)) == OPEN_CLIP_VOCABULARY:
-            tokenizer = tokenizers_of_open_clip.SimpleTokenizer(context_length=length, **options)
-        else:
-            tokenizer = JsonTokenizer(_tokenizer_file(source), length, int(text_cfg.get("pad_id", 0)))
+        if own_vocabulary and not text_cfg.get("hf_tokenizer_name"):
+            return JsonTokenizer(_tokenizer_file(source), length, int(text_cfg.get("pad_id", 0)))
+        return _of_open_clip(source, text_cfg, length)
     except WeightsError:
         raise
     except Exception as error:  # damaged tokenizer files raise bare Exceptions from Rust
         raise WeightsError(f"model {source.model_id!r}: its tokenizer cannot be built: {error}") from error
-    return tokenizer
+
+
+def _of_open_clip(source: Source, text_cfg: Mapping[str, Any], length: int) -> Tokenizer:
+    from open_clip import tokenizer as tokenizers
+
+    options = dict(text_cfg.get("tokenizer_kwargs") or {})
+    named = text_cfg.get("hf_tokenizer_name")
+    if not named:
+        plain: Tokenizer = tokenizers.SimpleTokenizer(context_length=length, **options)
+        return plain
+    held = source.folder is not None and any(source.folder.glob("*token*.json"))
+    mode = text_cfg.get("tokenizer_mode")
+    origin = str(source.folder) if held else named
+    theirs: Tokenizer = tokenizers.HFTokenizer(origin, context_length=length, tokenizer_mode=mode, **options)
+    return theirs
 
 
 def _tokenizer_file(source: Source) -> Path:

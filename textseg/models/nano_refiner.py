@@ -23,7 +23,8 @@ from torch.nn import functional
 
 from textseg import closeup
 from textseg.closeup import Rough, cover, cut_level
-from textseg.models import nano_files, onednn
+from textseg.models import graphs, nano_files, onednn
+from textseg.models.graphs import Graph
 from textseg.models.nano_network import conv_bn
 from textseg.models.packed_convolutions import add_relu
 from textseg.models.quick_convolutions import quicken
@@ -151,18 +152,21 @@ class NanoRefiner:
     Args:
         network: the trained network.
         model_id: how it is called.
+        graph: of the network, which is asked in its place; None: there is none.
     """
 
-    def __init__(self, network: RefinerNetwork, model_id: str) -> None:
+    def __init__(self, network: RefinerNetwork, model_id: str, graph: Graph | None = None) -> None:
         self.network = network
         self.model_id = model_id
+        self.graph = graph
 
     @classmethod
     def load(cls, folder: str | Path) -> NanoRefiner:
         """Read the weights in a folder; errors as ``load_refiner`` says."""
-        network = load_refiner(folder)
-        quicken(network, rounded=onednn.has_bfloat16())
-        return cls(network, "nano-refiner")
+        network, graph = load_refiner(folder), graphs.find(folder, "refine")
+        if graph is None:
+            quicken(network, rounded=onednn.has_bfloat16())
+        return cls(network, "nano-refiner", graph)
 
     def refine(self, image: Image, roughs: Sequence[Rough], boxes_xyxy: Float, hints: Float | None = None) -> Closeups:
         """Draw N masks of one picture again.
@@ -189,9 +193,13 @@ class NanoRefiner:
 
     @torch.inference_mode()
     def _ask(self, planes: Float) -> tuple[Float, Float]:
-        batch = torch.from_numpy(planes).contiguous(memory_format=torch.channels_last)
-        with onednn.autocast():  # as it was trained
-            refined = self.network(batch)
+        """Return logits (N, s, s), and the IoU that each mask is thought to have, (N,)."""
+        if self.graph is not None:
+            refined = Refined(*map(torch.from_numpy, self.graph(planes)))
+        else:
+            batch = torch.from_numpy(planes).contiguous(memory_format=torch.channels_last)
+            with onednn.autocast():  # as it was trained
+                refined = self.network(batch)
         return refined.logits.clamp(-closeup.LIMIT, closeup.LIMIT).numpy(), refined.iou.sigmoid().numpy()
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from textseg.errors import ConfigError, ModelError, UnsupportedError, nearest
-from textseg.models import onednn, sam_prompts
+from textseg.models import graphs, onednn, sam_prompts
 from textseg.models.sam_input import InputSpec
 from textseg.models.sam_load import Family, check_spec, load_network, resolve_device
 from textseg.models.sam_networks import EdgeTamNetwork, Features, Sam2Network, SamHqNetwork, SamNetwork
@@ -101,6 +101,8 @@ def load(
     name = model if revision is None or Path(model).expanduser().is_dir() else f"{model}@{revision}"
     network, spec, model_id = load_network(chosen, name, str(where))
     network.decode_in(DTYPES[decoder_dtype])
+    if isinstance(network, EdgeTamNetwork) and where.type == "cpu" and decoder_dtype == "float32":
+        network.graph = graphs.find(model, "masks")
     return SamSegmenter(kind, network, spec, model_id, dtype=dtype, chunk=chunk)
 
 

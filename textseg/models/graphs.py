@@ -1,0 +1,161 @@
+"""Networks as ONNX graphs that OpenVINO runs, one input at a time: what a phrase costs.
+
+Of a single crop or prompt torch takes longer to get from one small operation to the next than to compute it. A graph
+that is compiled once has no such ways: of one crop CLIP takes a quarter of the time, the mask refiner a fifth.
+
+The files hold no weights: their tensors are places in the safetensors file beside them (``train.graphs`` writes them
+so). Where OpenVINO is missing, or a folder has no graph of its weights, torch answers, to rounding the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textseg.errors import WeightsError
+
+logger = logging.getLogger(__name__)
+
+FLOAT32, BFLOAT16 = "float32", "bfloat16"
+"""What a graph is computed in; the latter only by processors that multiply it themselves."""
+
+_kept: dict[tuple[str, str], Graph] = {}
+
+
+def find(folder: str | Path, name: str) -> Graph | None:
+    """Return a folder's graph, which is compiled in the background; None where there is none that can be used.
+
+    Pipelines of one process share it.
+
+    Args:
+        folder: with ``<name>.onnx`` and the safetensors file of its weights.
+        name: of the graph.
+    """
+    path = Path(folder) / f"{name}.onnx"
+    if not path.is_file() or not is_installed():
+        return None
+    content = path.read_bytes()
+    for weights in sorted(path.parent.glob("*.safetensors")):
+        layout = layout_of(weights)
+        for precision in (FLOAT32, BFLOAT16):
+            if graph_name(precision, layout).encode() in content:
+                key = str(path.resolve()), graph_name(precision, layout)
+                return _kept.setdefault(key, Graph(path, rounded=precision == BFLOAT16))
+    logger.warning("%s is not of the weights beside it, and not used: write it again (textseg.train.graphs)", path)
+    return None
+
+
+def begin(folder: str | Path) -> None:
+    """Begin to compile all of a folder's graphs, so that ``find`` returns them sooner."""
+    if Path(folder).is_dir():
+        for path in sorted(Path(folder).glob("*.onnx")):
+            find(folder, path.stem)
+
+
+def graph_name(precision: str, layout: str) -> str:
+    """Return what a graph is called inside its file: what it is computed in, and of which weights' layout it is."""
+    return f"{precision} of {layout}"
+
+
+def layout_of(weights: Path) -> str:
+    """Return 16 hex digits of the names, shapes, dtypes and places of a safetensors file's tensors; "" of a damaged."""
+    with weights.open("rb") as file:
+        size = file.read(8)
+        header = file.read(int.from_bytes(size, "little")) if len(size) == 8 else b""
+    return hashlib.sha256(size + header).hexdigest()[:16] if header.startswith(b"{") else ""
+
+
+@cache
+def is_installed() -> bool:
+    """Whether there is an OpenVINO."""
+    return importlib.util.find_spec("openvino") is not None
+
+
+class Graph:
+    """A network for one input at a time, compiled in the background. Threads may share it.
+
+    Args:
+        path: the ONNX file.
+        rounded: compute in bfloat16 where the processor multiplies it itself; else in float32.
+    """
+
+    def __init__(self, path: Path, *, rounded: bool) -> None:
+        self.path, self.rounded = path, rounded
+        self._compiled = _pool().submit(self._compile)
+        self._own = threading.local()
+
+    def __call__(self, *batches: NDArray[Any], shared: Sequence[NDArray[Any]] = ()) -> list[NDArray[Any]]:
+        """Return the outputs for N inputs, each (N, …).
+
+        Args:
+            batches: the inputs, each (N, …), N at least 1.
+            shared: those that come before them and are the same for all, each (1, …).
+
+        Raises:
+            WeightsError: the file, or that of the weights, is damaged.
+        """
+        if not hasattr(self._own, "request"):
+            self._own.request = self.ready().create_infer_request()
+        answers = []
+        for i in range(len(batches[0])):
+            one = (np.ascontiguousarray(batch[i : i + 1]) for batch in batches)
+            answers.append(self._own.request.infer([*shared, *one], share_inputs=True).values())
+        return [np.concatenate(output) for output in zip(*answers, strict=True)]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of the input of that name."""
+        return tuple(self.ready().input(name).shape)
+
+    def ready(self) -> Any:
+        """Wait until it is compiled; return OpenVINO's compiled model.
+
+        Raises:
+            WeightsError: as for a call.
+        """
+        return self._compiled.result()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles are found again: what is compiled cannot be copied."""
+        return find, (self.path.parent, self.path.stem)
+
+    def _compile(self) -> Any:
+        core = _core()
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": "bf16" if self.rounded and _multiplies_bfloat16() else "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": False,  # torch's threads are not pinned either
+        }
+        if os.environ.get("OMP_NUM_THREADS", "").isdecimal():  # as torch's
+            settings["INFERENCE_NUM_THREADS"] = int(os.environ["OMP_NUM_THREADS"])
+        try:
+            return core.compile_model(core.read_model(str(self.path)), "CPU", settings)
+        except RuntimeError as error:
+            raise WeightsError(f"{self.path} is damaged ({error}); install the weights again") from error
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    """One thread: compiling takes the time that a process needs to import torch, on another core."""
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="textseg-graphs")
+
+
+@cache
+def _core() -> Any:
+    return importlib.import_module("openvino").Core()
+
+
+@cache
+def _multiplies_bfloat16() -> bool:
+    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
