@@ -12,7 +12,6 @@ import numpy as np
 
 from textseg.colors import classify_pixels
 from textseg.language import COLORS, said_color
-from textseg.matmul import matmul
 from textseg.types import Bool, Float, Image, Int
 
 _LEAST_PIXELS = 8
@@ -40,10 +39,11 @@ def color_part(image: Image, prompts: Sequence[str], masks: Bool, phrase_index: 
     if not len(rows):
         return out
     h, w = masks.shape[1:]
-    has = np.eye(len(COLORS), dtype=np.float32)[_names(image, h, w)]  # (h w, colours)
-    inside = masks[rows].reshape(len(rows), -1).astype(np.float32)
-    pixels = inside.sum(axis=1)
-    shares = matmul(inside, has) / np.maximum(pixels, 1)[:, None]  # (rows, colours)
+    names = _names(image, h, w)
+    counts = [np.bincount(names[mask.reshape(-1)], minlength=len(COLORS)) for mask in masks[rows]]
+    table = np.stack(counts).astype(np.float32)  # (rows, colours)
+    pixels = table.sum(axis=1)
+    shares = table / np.maximum(pixels, 1)[:, None]
     place = np.arange(len(rows)), np.array([COLORS.index(asked[i]) for i in phrase_index[rows].tolist()])
     own = shares[place]
     shares[place] = 0

@@ -21,7 +21,7 @@ from textseg.parts import PARTS, areas_of, low_masks, plain_parts
 from textseg.propose import fair_order, place_in_phrase
 from textseg.protocols import ImageTextEncoder, KnowsNouns
 from textseg.types import Bool, Candidates, Float, Image, Int, Prompts, Proposals, Query
-from textseg.vocabulary import SYNONYM_SIMILARITY
+from textseg.vocabulary import SYNONYM_SIMILARITY, Vocabulary
 
 RegionNamer = Callable[[Bool, Sequence[str], Int], Float | None]
 
@@ -230,13 +230,15 @@ def _apart(candidates: Candidates, rows: Int, phrase_index: Int) -> tuple[Int, I
 def fuse(parts: Mapping[str, Float], config: RankConfig) -> Float:
     """Return float32 (M,): sigmoid(bias + sum of weight x log-odds(part)), missing parts at their stand-in."""
     bias = config.weights.get("bias", 0.0)
-    logits = [config.weights.get(name, 0.0) * filled_log_odds(name, parts[name], config) for name in parts]
-    return np.asarray(1.0 / (1.0 + np.exp(-(bias + np.sum(logits, axis=0)))), dtype=np.float32)
+    weights = np.array([config.weights.get(name, 0.0) for name in parts], np.float32)
+    logits = weights[:, None] * filled_log_odds(list(parts), np.stack(list(parts.values())), config)
+    return np.asarray(1.0 / (1.0 + np.exp(-(bias + logits.sum(axis=0)))), dtype=np.float32)
 
 
-def filled_log_odds(name: str, values: Float, config: RankConfig) -> Float:
-    """Return the log-odds of a part's values, its stand-in where they are NaN."""
-    return log_odds(np.where(np.isnan(values), np.float32(config.missing.get(name, 0.5)), values))
+def filled_log_odds(names: Sequence[str], values: Float, config: RankConfig) -> Float:
+    """Return the log-odds of the named parts' values, (parts, M), their stand-ins where they are NaN."""
+    stand_ins = np.array([config.missing.get(name, 0.5) for name in names], np.float32)
+    return log_odds(np.where(np.isnan(values), stand_ins[:, None], values))
 
 
 def log_odds(values: Float) -> Float:
@@ -278,7 +280,10 @@ def _clip_part(
     clip: ImageTextEncoder,
     config: RankConfig,
 ) -> Float:
-    """Return float32 (M,): the own phrase's share against the contrast texts; NaN where not shown."""
+    """Return float32 (M,): the own phrase's share against the contrast texts; NaN where not shown.
+
+    Where the CLIP brings a vocabulary, all nouns that the phrase does not mean are among those.
+    """
     out = np.full(len(masks), np.nan, np.float32)
     if not len(shown):
         return out
@@ -297,20 +302,29 @@ def _clip_part(
     pictures = clip.encode_images(crops)[owner]  # (S, D)
     texts = clip.encode_text(query.prompts)  # (Q, D)
     contrasts = _contrasts(query, texts, clip, config)
+    vocabulary = _vocabulary(clip)
+    nouns = matmul(texts[:0] if vocabulary is None else vocabulary.embeddings, pictures.T)  # (V, S)
     for own in np.unique(phrase_index[shown]).tolist():
         rows = np.flatnonzero(phrase_index[shown] == own)
         seen = pictures[rows].T  # (D, R)
-        gaps = clip.logit_scale * (matmul(contrasts[own], seen) - texts[own] @ seen)  # (N, R)
+        said = matmul(contrasts[own], seen)
+        if vocabulary is not None:
+            rivals = vocabulary.rivals(query.prompts[own], texts[own], config.synonym_similarity)
+            said = np.concatenate([said, nouns[np.ix_(rivals, rows)]])
+        gaps = clip.logit_scale * (said - texts[own] @ seen)  # (N, R)
         # odds against the phrase
         out[shown[rows]] = np.exp(np.minimum(gaps, 50.0)).sum(axis=0) ** (1.0 / config.clip_temperature)
     return 1.0 / (1.0 + out)
 
 
-def _contrasts(query: Query, texts: Float, clip: ImageTextEncoder, config: RankConfig) -> list[Float]:
-    """Return for each phrase what it must beat, float32 (N, D).
+def _vocabulary(clip: ImageTextEncoder) -> Vocabulary | None:
+    return clip.vocabulary if isinstance(clip, KnowsNouns) else None
 
-    That is the other phrases, its own negatives, the same in other colours, the generic backgrounds and, where the CLIP
-    brings a vocabulary, all nouns that the phrase does not mean.
+
+def _contrasts(query: Query, texts: Float, clip: ImageTextEncoder, config: RankConfig) -> list[Float]:
+    """Return for each phrase what it must beat beside the nouns that it does not mean, float32 (N, D).
+
+    That is the other phrases, its own negatives, the same in other colours and the generic backgrounds.
     """
     backgrounds = clip.encode_text(config.backgrounds)  # (B, D)
     apart = _of_other_groups(query)  # (Q, Q)
@@ -320,15 +334,10 @@ def _contrasts(query: Query, texts: Float, clip: ImageTextEncoder, config: RankC
     embedded = clip.encode_text(every) if every else texts[:0]
     denials = np.split(embedded, np.cumsum([len(of_one) for of_one in denied])[:-1])
     number = {prompt: i for i, prompt in enumerate(query.prompts)}
-    vocabulary = clip.vocabulary if isinstance(clip, KnowsNouns) else None
     found = []
-    for own, phrase in enumerate(query.phrases):
+    for own in range(len(query)):
         rivals[own, [number[text] for text in denied[own] if text in number]] = False  # each counts once
-        contrast = [texts[rivals[own]], denials[own], backgrounds]
-        if vocabulary is not None:
-            rivals_of = vocabulary.rivals(phrase.prompt, texts[own], config.synonym_similarity)
-            contrast.append(vocabulary.embeddings[rivals_of])
-        found.append(np.concatenate(contrast))
+        found.append(np.concatenate([texts[rivals[own]], denials[own], backgrounds]))
     return found
 
 

@@ -111,7 +111,8 @@ def redraw(
     logits = candidates.logits.copy()
     inside = geometry.crop_padding(logits, candidates.frame)  # (P, C, h, w), a view
     masks = np.ascontiguousarray(inside[prompt, mask])
-    unlike, owner = closeup.distinct(masks > 0, np.where(own, _same_prompt(prompts), -1)[prompt])
+    apart = np.where(own, _same_prompt(prompts), -1)[prompt] if own.any() else None
+    unlike, owner = closeup.distinct(masks > 0, apart)
     index = np.where(index >= 0, owner[index], -1)
     drawn = prompt[unlike]
     bare = own & _bare_boxes(prompts) & config.own_ellipses

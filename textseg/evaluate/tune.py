@@ -95,7 +95,7 @@ class _Contest:
 
 def _odds(values: Float, config: RankConfig) -> Float:
     """Return float32 (N, parts): the log-odds of the candidates' parts, stand-ins filled in."""
-    return np.stack([filled_log_odds(name, values[:, i], config) for i, name in enumerate(PARTS)], axis=1)
+    return filled_log_odds(PARTS, values.T, config).T
 
 
 def _table(weights: Mapping[str, float]) -> NDArray[np.float64]:

@@ -19,17 +19,19 @@ def encode_text(model: Any, ids: Tensor) -> Tensor:
         model: its own ``encode_text`` is called where it is no plain CLIP with a causal text tower.
         ids: int64 (N, L) tokens, padded behind the end mark; N at least 1.
     """
-    ends = _ends(model, ids)
-    if ends is None:
+    if not ends_at_a_mark(model):
         whole: Tensor = model.encode_text(ids)
         return whole
-    length = int(ends.max()) + 1
+    return embed(model, without_padding(ids, _ends(model, ids)))
+
+
+def embed(model: Any, ids: Tensor) -> Tensor:
+    """Return the embeddings, (N, dim), of int64 (N, l) tokens that need not be padded; see ``ends_at_a_mark``."""
+    length = ids.shape[1]
     dtype = model.transformer.get_cast_dtype()
-    x: Tensor = model.token_embedding(ids[:, :length]).to(dtype) + model.positional_embedding[:length].to(
-        dtype
-    )  # (N, l, W)
+    x: Tensor = model.token_embedding(ids).to(dtype) + model.positional_embedding[:length].to(dtype)  # (N, l, W)
     x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
-    x = x[torch.arange(len(x), device=x.device), ends]
+    x = x[torch.arange(x.shape[0], device=x.device), _ends(model, ids)]
     projection = model.text_projection
     if projection is None:
         return x
@@ -37,15 +39,22 @@ def encode_text(model: Any, ids: Tensor) -> Tensor:
     return embedding
 
 
-def _ends(model: Any, ids: Tensor) -> Tensor | None:
-    """Return int64 (N,), which token of each text becomes its embedding; None where later ones matter, too."""
+def without_padding(ids: Tensor, ends: Tensor | None = None) -> Tensor:
+    """Cut (N, L) tokens behind the last end mark: at ``ends`` (N,) or, by default, where the highest number is."""
+    ends = ids.argmax(dim=-1) if ends is None else ends
+    return ids[:, : int(ends.max()) + 1]
+
+
+def ends_at_a_mark(model: Any) -> bool:
+    """Whether nothing behind a text's end mark reaches its embedding: an open_clip CLIP with a causal text tower."""
     import open_clip
 
-    if type(model) is not open_clip.CLIP or model.attn_mask is None:
-        return None
+    return type(model) is open_clip.CLIP and model.attn_mask is not None and model.text_pool_type in ("argmax", "eos")
+
+
+def _ends(model: Any, ids: Tensor) -> Tensor:
+    """Return int64 (N,), which token of each text becomes its embedding."""
     if model.text_pool_type == "argmax":  # the end mark has the highest number
         return ids.argmax(dim=-1)
-    if model.text_pool_type == "eos":
-        is_end: Tensor = ids == model.text_eos_id
-        return is_end.int().argmax(dim=-1)
-    return None
+    is_end: Tensor = ids == model.text_eos_id
+    return is_end.int().argmax(dim=-1)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from textseg.errors import WeightsError
 from textseg.models import clip_load, graphs, onednn
-from textseg.models.clip_text import encode_text
+from textseg.models.clip_text import encode_text, without_padding
 from textseg.models.graphs import Graph
 
 _IMAGE_SIZE = 224
@@ -133,8 +133,8 @@ class GraphTowers:
 
     def embed_crops(self, pixels: Tensor) -> Tensor:
         """See ``Towers``."""
-        return torch.from_numpy(self._image(pixels.numpy())[0])
+        return torch.from_numpy(self._image.each(pixels.numpy())[0])
 
     def embed_texts(self, ids: Tensor) -> Tensor:
         """See ``Towers``."""
-        return torch.from_numpy(self._text(ids.numpy())[0])
+        return torch.from_numpy(self._text(without_padding(ids).numpy())[0])

@@ -96,22 +96,28 @@ class Graph:
         self._compiled = _pool().submit(self._compile)
         self._own = threading.local()
 
-    def __call__(self, *batches: NDArray[Any], shared: Sequence[NDArray[Any]] = ()) -> list[NDArray[Any]]:
-        """Return the outputs for N inputs, each (N, …).
-
-        Args:
-            batches: the inputs, each (N, …), N at least 1.
-            shared: those that come before them and are the same for all, each (1, …).
+    def __call__(self, *inputs: NDArray[Any]) -> list[NDArray[Any]]:
+        """Return the outputs for one set of inputs, in the file's order.
 
         Raises:
             WeightsError: the file, or that of the weights, is damaged.
         """
         if not hasattr(self._own, "request"):
             self._own.request = self.ready().create_infer_request()
-        answers = []
-        for i in range(len(batches[0])):
-            one = (np.ascontiguousarray(batch[i : i + 1]) for batch in batches)
-            answers.append(self._own.request.infer([*shared, *one], share_inputs=True).values())
+        laid_out = [np.ascontiguousarray(one) for one in inputs]
+        return list(self._own.request.infer(laid_out, share_inputs=True).values())
+
+    def each(self, *batches: NDArray[Any], shared: Sequence[NDArray[Any]] = ()) -> list[NDArray[Any]]:
+        """Return the outputs for N inputs asked one after the other, each (N, …).
+
+        Args:
+            batches: the inputs, each (N, …), N at least 1.
+            shared: those that come before them and are the same for all, each (1, …).
+
+        Raises:
+            WeightsError: as for a call.
+        """
+        answers = [self(*shared, *(batch[i : i + 1] for batch in batches)) for i in range(len(batches[0]))]
         return [np.concatenate(output) for output in zip(*answers, strict=True)]
 
     def shape(self, name: str) -> tuple[int, ...]:

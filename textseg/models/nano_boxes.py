@@ -57,8 +57,10 @@ def score_places(answers: Answers) -> Tensor:
     return (chance * answers.quality.sigmoid() * presence).clamp_min(0).pow(1 / 3)
 
 
-def find_boxes(answers: Answers, config: ProposalConfig, threshold: float) -> Found:
+def find_boxes(answers: Answers, config: ProposalConfig, threshold: float, least_area: float = 0.0) -> Found:
     """Boxes at the local maxima of the scores of one picture (B = 1) that reach `threshold`, best first.
+
+    None, where only boxes of ``least_area`` square pixels of the input count, and there is surely no such box.
 
     Places around a maximum see the same thing, each with an error of its own: the boxes are moved to the mean of what
     they say (box voting: Gidaris and Komodakis, ICCV 2015).
@@ -70,10 +72,16 @@ def find_boxes(answers: Answers, config: ProposalConfig, threshold: float) -> Fo
     phrase, rank = torch.nonzero((top >= threshold) & (top > 0), as_tuple=True)
     places = answers.boxes_xyxy[0].flatten(2)  # (T, 4, h'w')
     boxes = places[phrase, :, where[phrase, rank]]  # (M, 4)
+    if least_area and not (_areas(boxes) >= config.vote_iou * least_area).any():  # they may grow by as much
+        boxes, phrase, rank = boxes[:0], phrase[:0], rank[:0]
     kept = batched_nms(boxes, top[phrase, rank], phrase, config.nms_iou)
     kept = kept[_first_of_each(phrase[kept], config.per_phrase)]
     found = Found(boxes[kept], top[phrase[kept], rank[kept]], phrase[kept])
     return found._replace(boxes_xyxy=_vote(found, places, scores.flatten(1), config.vote_iou))
+
+
+def _areas(boxes_xyxy: Tensor) -> Tensor:
+    return (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(dim=1)
 
 
 def join_looks(near: Proposals, far: Proposals, size_hw: tuple[int, int], config: ProposalConfig) -> Proposals:

@@ -163,12 +163,12 @@ class NanoDetector:
         outside a slightly grown box they are strongly negative. Boxes are of the whole phrase; how far the thing
         reaches is asked of its noun as well, for the wheels of a red car are black.
         """
-        looks = [encoded] if encoded.far is None else [encoded, encoded.far]
+        looks = [(encoded, 0.0)] if encoded.far is None else [(encoded, 0.0), (encoded.far, self.config.far_share)]
         parts: list[list[Proposals]] = [[] for _ in looks]
         for start in range(0, len(prompts), self.config.chunk):
             asked = self._asked(prompts[start : start + self.config.chunk])
-            for look, found in zip(looks, parts, strict=True):
-                found.append(self._detect_chunk(look, asked, start, threshold))
+            for (look, share), found in zip(looks, parts, strict=True):
+                found.append(self._detect_chunk(look, asked, start, threshold, share))
         near, *far = map(concatenate, parts)
         return join_looks(near, far[0], encoded.frame.original_hw, self.config) if far else near
 
@@ -225,16 +225,19 @@ class NanoDetector:
 
     def _coded(self, embeddings: Float) -> TextCodes:
         codes: TextCodes = self.network.text(torch.from_numpy(np.array(embeddings, np.float32))[None])  # (1, T, …)
-        return codes
+        pixels = codes.pixels.transpose(1, 2).contiguous()  # (1, parts, T, D): as they are read
+        return codes._replace(pixels=pixels.transpose(1, 2))
 
-    def _detect_chunk(self, encoded: NanoEncoded, asked: _Asked, start: int, threshold: float) -> Proposals:
-        t = asked.phrases
+    def _detect_chunk(
+        self, encoded: NanoEncoded, asked: _Asked, start: int, threshold: float, least_share: float
+    ) -> Proposals:
+        """Return what one look finds; nothing where only boxes of ``least_share`` of the picture count and none is."""
+        t, frame = asked.phrases, encoded.frame
         every = self.network.answer(encoded.features, asked.codes, boxed=t)
         answers = every._replace(maps=every.maps[:, :t], presence=every.presence[:, :t])
-        found = find_boxes(answers, self.config, threshold)
+        found = find_boxes(answers, self.config, threshold, least_share * frame.resized_hw[0] * frame.resized_hw[1])
         if not len(found.scores):
             return Proposals.empty()
-        frame = encoded.frame
         (height, width), (scale_x, scale_y) = frame.original_hw, frame.scale_xy
         boxes = (found.boxes_xyxy / torch.tensor([scale_x, scale_y] * 2)).numpy()
         boxes = _at_least_a_pixel(np.clip(boxes, 0, np.array([width, height] * 2, np.float32)), width, height)

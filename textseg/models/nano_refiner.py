@@ -195,7 +195,7 @@ class NanoRefiner:
     def _ask(self, planes: Float) -> tuple[Float, Float]:
         """Return logits (N, s, s), and the IoU that each mask is thought to have, (N,)."""
         if self.graph is not None:
-            refined = Refined(*map(torch.from_numpy, self.graph(planes)))
+            refined = Refined(*map(torch.from_numpy, self.graph.each(planes)))
         else:
             batch = torch.from_numpy(planes).contiguous(memory_format=torch.channels_last)
             with onednn.autocast():  # as it was trained

@@ -262,7 +262,7 @@ class EdgeTamNetwork(Sam2Network):
         if boxes is None or rough is None or text is None or text.shape[1] != self.graph.shape("text")[1]:
             return super().masks(features, prompts, multimask, picture)
         levels = [features[name].numpy() for name in self.feature_shapes]
-        logits, iou = self.graph(boxes.numpy(), rough.numpy(), text.numpy(), shared=levels)
+        logits, iou = self.graph.each(boxes.numpy(), rough.numpy(), text.numpy(), shared=levels)
         return torch.from_numpy(logits), torch.from_numpy(iou)
 
 

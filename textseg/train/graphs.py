@@ -12,6 +12,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from textseg.models import clip_load, graphs, nano_files
+from textseg.models.clip_text import embed, ends_at_a_mark, without_padding
 from textseg.models.nano_refiner import PLANES, load_refiner
 from textseg.models.sam import family
 from textseg.models.sam_decode import FastDecoder
@@ -43,6 +45,7 @@ class Export(NamedTuple):
         outputs: their names.
         weights: the tensors of the module by the names that they have in the weights file.
         precision: ``graphs.FLOAT32`` or ``graphs.BFLOAT16``.
+        free: names of the axes of its one input that may be of any length; nothing: all are as in the example.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Export(NamedTuple):
     outputs: tuple[str, ...]
     weights: dict[str, Tensor]
     precision: str = graphs.FLOAT32
+    free: tuple[str, ...] = ()
 
 
 class _Call(nn.Module):
@@ -66,15 +70,17 @@ class _Call(nn.Module):
 
 
 def of_clip(folder: Path) -> list[Export]:
-    """Both towers of an open_clip model: one crop's embedding, and one text's; neither is normalised."""
+    """Both towers of an open_clip model: one crop's embedding, and those of texts; neither is normalised."""
     source = clip_load.find(folder)
     model = clip_load.build_model(source).float()
-    side, ids = model.visual.image_size, clip_load.build_tokenizer(source)(["a"])
+    assert ends_at_a_mark(model) and model.text_pool_type == "argmax", "GraphTowers cuts texts there"
+    side, ids = model.visual.image_size, without_padding(clip_load.build_tokenizer(source)(["a", "b c"]))
     height, width = (side, side) if isinstance(side, int) else side
+    texts = _Call(model, partial(embed, model))
     crop, weights = torch.zeros(1, 3, height, width), model.state_dict(keep_vars=True)
     return [
         Export("image", model.visual, {"crop": crop}, ("embedding",), weights, graphs.BFLOAT16),
-        Export("text", _Call(model, model.encode_text), {"ids": ids}, ("embedding",), weights),
+        Export("text", texts, {"ids": ids}, ("embeddings",), weights, free=("texts", "tokens")),
     ]
 
 
@@ -118,6 +124,7 @@ def write(export: Export, weights: Path) -> Path:
     """Write a graph beside its weights file; return its path."""
     from onnx import ModelProto, TensorProto, helper
 
+    axes = {number: torch.export.Dim(axis) for number, axis in enumerate(export.free)}
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # of the exporter's own parts
         program = torch.onnx.export(
@@ -125,6 +132,7 @@ def write(export: Export, weights: Path) -> Path:
             tuple(export.inputs.values()),
             input_names=list(export.inputs),
             output_names=list(export.outputs),
+            dynamic_shapes=((axes,),) if axes else None,
             opset_version=OPSET,
             dynamo=True,
             optimize=False,  # it would fold weights into new ones
