@@ -16,6 +16,9 @@ from textseg.models.nano_network import Answers
 from textseg.propose import concatenate
 from textseg.types import Proposals
 
+LIKELY = -1.0
+"""Logit of a place that is likely seen, for ``far_seen``."""
+
 
 @dataclass(frozen=True)
 class ProposalConfig:
@@ -25,6 +28,8 @@ class ProposalConfig:
         image_size: long side that a picture is scaled to, pixels, a multiple of 32.
         far_size: the same for a second look, from farther away, for what fills the picture; 0: none is taken.
         far_share: least share of the picture's area that a box of the second look takes, 0..1.
+        far_seen: but only phrases whose map is likely in at least this share of the first look get a second, 0..1: what
+            fills the picture is seen in parts at least.
         per_phrase: most proposals per phrase.
         nms_iou: boxes of one phrase that overlap more than this are one.
         vote_iou: a box is the mean of all places' boxes of its phrase that overlap it at least this much.
@@ -35,6 +40,7 @@ class ProposalConfig:
     image_size: int = 320
     far_size: int = 0
     far_share: float = 0.36
+    far_seen: float = 0.0
     per_phrase: int = 20
     nms_iou: float = 0.5
     vote_iou: float = 0.5
@@ -57,10 +63,8 @@ def score_places(answers: Answers) -> Tensor:
     return (chance * answers.quality.sigmoid() * presence).clamp_min(0).pow(1 / 3)
 
 
-def find_boxes(answers: Answers, config: ProposalConfig, threshold: float, least_area: float = 0.0) -> Found:
+def find_boxes(answers: Answers, config: ProposalConfig, threshold: float) -> Found:
     """Boxes at the local maxima of the scores of one picture (B = 1) that reach `threshold`, best first.
-
-    None, where only boxes of ``least_area`` square pixels of the input count, and there is surely no such box.
 
     Places around a maximum see the same thing, each with an error of its own: the boxes are moved to the mean of what
     they say (box voting: Gidaris and Komodakis, ICCV 2015).
@@ -72,16 +76,16 @@ def find_boxes(answers: Answers, config: ProposalConfig, threshold: float, least
     phrase, rank = torch.nonzero((top >= threshold) & (top > 0), as_tuple=True)
     places = answers.boxes_xyxy[0].flatten(2)  # (T, 4, h'w')
     boxes = places[phrase, :, where[phrase, rank]]  # (M, 4)
-    if least_area and not (_areas(boxes) >= config.vote_iou * least_area).any():  # they may grow by as much
-        boxes, phrase, rank = boxes[:0], phrase[:0], rank[:0]
     kept = batched_nms(boxes, top[phrase, rank], phrase, config.nms_iou)
     kept = kept[_first_of_each(phrase[kept], config.per_phrase)]
     found = Found(boxes[kept], top[phrase[kept], rank[kept]], phrase[kept])
     return found._replace(boxes_xyxy=_vote(found, places, scores.flatten(1), config.vote_iou))
 
 
-def _areas(boxes_xyxy: Tensor) -> Tensor:
-    return (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(dim=1)
+def worth_a_second_look(maps: Tensor, config: ProposalConfig) -> Tensor:
+    """Return int64 (S,), which phrases may mean what fills the picture, by the first look's maps, (T, h, w)."""
+    seen = (maps > LIKELY).float().mean(dim=(1, 2))  # (T,)
+    return torch.nonzero(seen >= config.far_seen)[:, 0]
 
 
 def join_looks(near: Proposals, far: Proposals, size_hw: tuple[int, int], config: ProposalConfig) -> Proposals:

@@ -21,8 +21,8 @@ from torch.nn import functional
 from textseg.errors import WeightsError
 from textseg.language import bare_noun, other_colors
 from textseg.models import nano_files, onednn
-from textseg.models.nano_boxes import ProposalConfig, find_boxes, join_looks
-from textseg.models.nano_network import PIXEL_STRIDE, Features, NanoNetwork, NetworkConfig, TextCodes
+from textseg.models.nano_boxes import ProposalConfig, find_boxes, join_looks, worth_a_second_look
+from textseg.models.nano_network import PIXEL_STRIDE, Answers, Features, NanoNetwork, NetworkConfig, TextCodes
 from textseg.models.quick_convolutions import quicken
 from textseg.propose import concatenate
 from textseg.protocols import ImageTextEncoder, KnowsNouns
@@ -55,13 +55,22 @@ class _Asked(NamedTuple):
 
     Attributes:
         codes: of T phrases, then of the bare nouns of those that say how a thing looks.
-        phrases: T.
-        described: int64, which of the phrases those are.
+        numbers: int64 (T,), what the caller counts the phrases by.
+        described: int64, which of the T those are.
     """
 
     codes: TextCodes
-    phrases: int
+    numbers: Tensor
     described: Tensor
+
+    def of(self, some: Tensor) -> _Asked:
+        """What ``some`` of the phrases ask for, int64, in order."""
+        if len(some) == len(self.numbers):
+            return self
+        kept = torch.isin(self.described, some)
+        rows = torch.cat([some, len(self.numbers) + torch.nonzero(kept)[:, 0]])
+        codes = TextCodes(*(part[:, rows] for part in self.codes))
+        return _Asked(codes, self.numbers[some], torch.searchsorted(some, self.described[kept]))
 
 
 class _Names(NamedTuple):
@@ -163,14 +172,17 @@ class NanoDetector:
         outside a slightly grown box they are strongly negative. Boxes are of the whole phrase; how far the thing
         reaches is asked of its noun as well, for the wheels of a red car are black.
         """
-        looks = [(encoded, 0.0)] if encoded.far is None else [(encoded, 0.0), (encoded.far, self.config.far_share)]
-        parts: list[list[Proposals]] = [[] for _ in looks]
+        near: list[Proposals] = []
+        far: list[Proposals] = []
         for start in range(0, len(prompts), self.config.chunk):
-            asked = self._asked(prompts[start : start + self.config.chunk])
-            for (look, share), found in zip(looks, parts, strict=True):
-                found.append(self._detect_chunk(look, asked, start, threshold, share))
-        near, *far = map(concatenate, parts)
-        return join_looks(near, far[0], encoded.frame.original_hw, self.config) if far else near
+            asked = self._asked(prompts[start : start + self.config.chunk], start)
+            answers = self._answers(encoded, asked)
+            near.append(self._found(encoded, asked, answers, threshold))
+            if encoded.far is not None:
+                asked = asked.of(worth_a_second_look(answers.maps[0, : len(asked.numbers)], self.config))
+                if len(asked.numbers):
+                    far.append(self._found(encoded.far, asked, self._answers(encoded.far, asked), threshold))
+        return join_looks(concatenate(near), concatenate(far), encoded.frame.original_hw, self.config)
 
     @torch.inference_mode()
     def name_regions(
@@ -218,24 +230,24 @@ class NanoDetector:
         self._last = key, names
         return names
 
-    def _asked(self, prompts: Sequence[str]) -> _Asked:
+    def _asked(self, prompts: Sequence[str], start: int) -> _Asked:
         bare = {i: noun for i, prompt in enumerate(prompts) if (noun := bare_noun(prompt)) is not None}
         codes = self._coded(self.encoder.encode_text([*prompts, *bare.values()]))
-        return _Asked(codes, len(prompts), torch.tensor(list(bare), dtype=torch.int64))
+        return _Asked(codes, start + torch.arange(len(prompts)), torch.tensor(list(bare), dtype=torch.int64))
 
     def _coded(self, embeddings: Float) -> TextCodes:
         codes: TextCodes = self.network.text(torch.from_numpy(np.array(embeddings, np.float32))[None])  # (1, T, …)
         pixels = codes.pixels.transpose(1, 2).contiguous()  # (1, parts, T, D): as they are read
         return codes._replace(pixels=pixels.transpose(1, 2))
 
-    def _detect_chunk(
-        self, encoded: NanoEncoded, asked: _Asked, start: int, threshold: float, least_share: float
-    ) -> Proposals:
-        """Return what one look finds; nothing where only boxes of ``least_share`` of the picture count and none is."""
-        t, frame = asked.phrases, encoded.frame
-        every = self.network.answer(encoded.features, asked.codes, boxed=t)
+    def _answers(self, look: NanoEncoded, asked: _Asked) -> Answers:
+        return self.network.answer(look.features, asked.codes, boxed=len(asked.numbers))
+
+    def _found(self, look: NanoEncoded, asked: _Asked, every: Answers, threshold: float) -> Proposals:
+        """Return what one look finds, from its answers to the phrases and their nouns."""
+        t, frame = len(asked.numbers), look.frame
         answers = every._replace(maps=every.maps[:, :t], presence=every.presence[:, :t])
-        found = find_boxes(answers, self.config, threshold, least_share * frame.resized_hw[0] * frame.resized_hw[1])
+        found = find_boxes(answers, self.config, threshold)
         if not len(found.scores):
             return Proposals.empty()
         (height, width), (scale_x, scale_y) = frame.original_hw, frame.scale_xy
@@ -245,7 +257,7 @@ class NanoDetector:
         return Proposals(
             boxes,
             found.scores.clamp(0, 1).numpy(),
-            found.phrase_index.numpy() + start,
+            asked.numbers[found.phrase_index].numpy(),
             ("detector",) * len(boxes),
             _limited(maps, boxes, frame.original_hw, self.config.grow),
         )
@@ -256,7 +268,7 @@ def _extents(asked: _Asked, maps: Tensor) -> Tensor:
 
     ``maps`` are of the phrases and the nouns, in the order of ``asked.codes``.
     """
-    phrases, nouns = maps[: asked.phrases], maps[asked.phrases :]
+    phrases, nouns = maps[: len(asked.numbers)], maps[len(asked.numbers) :]
     return phrases.index_copy(0, asked.described, (phrases[asked.described] + nouns) / 2)
 
 
@@ -266,7 +278,9 @@ def _pooled(encoded: NanoEncoded, masks: Bool) -> Tensor:
     pixels = encoded.features.pixels[0, :, :rows, :columns].flatten(1)  # (C, hw)
     shares = np.empty((len(masks), rows, columns), np.float32)
     for i, mask in enumerate(masks):
-        shares[i] = cv2.resize(mask.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
+        inside = mask.astype(np.float32)
+        same = mask.shape == (rows, columns)
+        shares[i] = inside if same else cv2.resize(inside, (columns, rows), interpolation=cv2.INTER_AREA)
     weights = torch.from_numpy(shares.reshape(len(masks), rows * columns))
     weights = weights / weights.sum(1, keepdim=True).clamp_min(1e-6)
     return (pixels @ weights.T)[None, :, None]
