@@ -126,7 +126,7 @@ def pick_device(device: str) -> str:
 
 
 def _begin_graphs(settings: Preset) -> None:
-    """Begin to compile the models' graphs while torch is imported: that keeps one core busy, and this another."""
+    """Begin to compile the models' graphs, before torch is imported; see ``graphs.begin``."""
     for role in ROLES:
         model = getattr(settings, role)
         if model is not None:

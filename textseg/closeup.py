@@ -177,6 +177,8 @@ def distinct(masks: Bool, groups: Int | None = None, alike_iou: float = ALIKE_IO
     different ``groups`` (S,) are never alike: of small things the masks may not tell. Of masks that overlap by
     ``alike_iou`` the first is the one that is looked at.
     """
+    if len(masks) < 2:
+        return np.arange(len(masks)), np.arange(len(masks))
     iou = geometry.mask_iou(masks, masks)  # (S, S)
     groups = np.zeros(len(masks), np.int64) if groups is None else groups
     unlike: list[int] = []

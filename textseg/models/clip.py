@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from textseg.models import clip_load
 from textseg.models.clip_input import ClipInput
 from textseg.models.clip_towers import GraphTowers, TorchTowers, Towers
 from textseg.models.hub import torch_dtype
+from textseg.models.text_rows import TextRows
 from textseg.types import Float, UInt8
 from textseg.vocabulary import Vocabulary
 
@@ -71,23 +70,11 @@ class Clip:
         self._batch = batch
         self._mean = 255 * torch.tensor(inputs.mean, device=towers.device).view(1, 3, 1, 1)
         self._std = 255 * torch.tensor(inputs.std, device=towers.device).view(1, 3, 1, 1)
-        self._cache: OrderedDict[str, Float] = OrderedDict()
-        self._cache_size = max(0, text_cache)
-        self._lock = threading.Lock()
+        self._texts = TextRows(self._embed_texts, dim, text_cache)
 
     def encode_text(self, texts: Sequence[str]) -> Float:
         """Return ℓ2-normalised float32 (N, dim): templates applied, normalised, averaged, normalised again."""
-        with self._lock:
-            known = {text: self._cache[text] for text in texts if text in self._cache}
-            for text in known:
-                self._cache.move_to_end(text)
-        new = [text for text in dict.fromkeys(texts) if text not in known]
-        known.update(zip(new, self._embed_texts(new), strict=True))
-        with self._lock:
-            self._cache.update((text, known[text]) for text in new)
-            while len(self._cache) > self._cache_size:
-                self._cache.popitem(last=False)
-        return np.array([known[text] for text in texts], np.float32).reshape(len(texts), self.dim)
+        return self._texts(texts)
 
     def encode_images(self, crops_rgb: Sequence[UInt8]) -> Float:
         """Return ℓ2-normalised float32 (N, dim) embeddings of N uint8 (h, w, 3) crops of any size, in batches.

@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 FLOAT32, BFLOAT16 = "float32", "bfloat16"
 """What a graph is computed in; the latter only by processors that multiply it themselves."""
 
+_SPIN_COUNT = "20000"
+"""How often a thread of torch's looks whether there is more to do before it sleeps."""
+
 _kept: dict[tuple[str, str], Graph] = {}
 
 
@@ -58,10 +61,15 @@ def find(folder: str | Path, name: str) -> Graph | None:
 
 
 def begin(folder: str | Path) -> None:
-    """Begin to compile all of a folder's graphs, so that ``find`` returns them sooner."""
-    if Path(folder).is_dir():
-        for path in sorted(Path(folder).glob("*.onnx")):
-            find(folder, path.stem)
+    """Begin to compile all of a folder's graphs, before torch is imported: that keeps one core busy, and this another.
+
+    torch's threads wait busily for more when they have done something, for a hundredth of a second and longer, and keep
+    the cores from those of the graphs. Where nobody has said how long, it is a thousandth from now on.
+    """
+    paths = sorted(Path(folder).glob("*.onnx")) if Path(folder).is_dir() else []
+    for path in paths:
+        if find(folder, path.stem) is not None and "OMP_WAIT_POLICY" not in os.environ:
+            os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)  # read once, when torch is imported
 
 
 def graph_name(precision: str, layout: str) -> str:
@@ -95,6 +103,7 @@ class Graph:
         self.path, self.rounded = path, rounded
         self._compiled = _pool().submit(self._compile)
         self._own = threading.local()
+        self._shapes: dict[str, tuple[int, ...]] = {}
 
     def __call__(self, *inputs: NDArray[Any]) -> list[NDArray[Any]]:
         """Return the outputs for one set of inputs, in the file's order.
@@ -121,8 +130,10 @@ class Graph:
         return [np.concatenate(output) for output in zip(*answers, strict=True)]
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of the input of that name."""
-        return tuple(self.ready().input(name).shape)
+        """Return the shape of the input of that name, which must not have free axes."""
+        if name not in self._shapes:
+            self._shapes[name] = tuple(self.ready().input(name).shape)
+        return self._shapes[name]
 
     def ready(self) -> Any:
         """Wait until it is compiled; return OpenVINO's compiled model.

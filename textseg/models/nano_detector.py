@@ -24,6 +24,7 @@ from textseg.models import nano_files, onednn
 from textseg.models.nano_boxes import ProposalConfig, find_boxes, join_looks, worth_a_second_look
 from textseg.models.nano_network import PIXEL_STRIDE, Answers, Features, NanoNetwork, NetworkConfig, TextCodes
 from textseg.models.quick_convolutions import quicken
+from textseg.models.text_rows import TextRows
 from textseg.propose import concatenate
 from textseg.protocols import ImageTextEncoder, KnowsNouns
 from textseg.types import Bool, Float, Frame, Image, Int, Proposals, UInt8
@@ -33,6 +34,7 @@ _STD = (68.50, 66.63, 70.32)
 _PAD = 118
 _STEP = 32
 _OUTSIDE = -12.0
+_KEPT_TEXTS = 1024
 _EXACT = ("text.mean", "text.whiten")
 """Tensors saved as float32: they set nearly equal text embeddings apart."""
 
@@ -133,6 +135,7 @@ class NanoDetector:
         self.encoder = encoder
         self.config = config or ProposalConfig()
         self.model_id = model_id
+        self._codes = TextRows(self._flat, sum(network.text.sizes), _KEPT_TEXTS)
         self._nouns: TextCodes | None = None
         self._last: tuple[tuple[tuple[str, ...], tuple[int, ...]], _Names] | None = None
 
@@ -217,26 +220,35 @@ class NanoDetector:
         if vocabulary is None:
             return None
         if self._nouns is None:
-            self._nouns = self._coded(vocabulary.embeddings)
+            self._nouns = self._split(self.network.text.flat(torch.from_numpy(vocabulary.embeddings)))
         key, kept = (prompts, named), self._last
         if kept is not None and kept[0] == key:
             return kept[1]
         others = [other_colors(prompts[phrase]) for phrase in named]
-        asked = [*prompts, *(text for of_one in others for text in of_one)]
-        texts = np.asarray(self.encoder.encode_text(asked), np.float32)
-        codes = self._coded(texts[[*named, *range(len(prompts), len(asked))]])
-        rivals = {phrase: vocabulary.rivals(prompts[phrase], texts[phrase]) for phrase in named}
+        matched = [*(prompts[phrase] for phrase in named), *(text for of_one in others for text in of_one)]
+        codes = self._coded(matched)
+        texts = np.asarray(self.encoder.encode_text(matched[: len(named)]), np.float32)
+        rivals = {phrase: vocabulary.rivals(prompts[phrase], texts[i]) for i, phrase in enumerate(named)}
         names = _Names(codes, np.cumsum([len(named), *map(len, others)])[:-1], rivals)
         self._last = key, names
         return names
 
     def _asked(self, prompts: Sequence[str], start: int) -> _Asked:
         bare = {i: noun for i, prompt in enumerate(prompts) if (noun := bare_noun(prompt)) is not None}
-        codes = self._coded(self.encoder.encode_text([*prompts, *bare.values()]))
+        codes = self._coded([*prompts, *bare.values()])
         return _Asked(codes, start + torch.arange(len(prompts)), torch.tensor(list(bare), dtype=torch.int64))
 
-    def _coded(self, embeddings: Float) -> TextCodes:
-        codes: TextCodes = self.network.text(torch.from_numpy(np.array(embeddings, np.float32))[None])  # (1, T, …)
+    def _coded(self, texts: Sequence[str]) -> TextCodes:
+        """Return the codes of T texts, (1, T, …)."""
+        return self._split(torch.from_numpy(self._codes(texts)))
+
+    def _flat(self, texts: list[str]) -> Float:
+        embeddings = torch.from_numpy(np.array(self.encoder.encode_text(texts), np.float32))
+        flat: Float = self.network.text.flat(embeddings).numpy()
+        return flat
+
+    def _split(self, flat: Tensor) -> TextCodes:
+        codes = self.network.text.split(flat[None])
         pixels = codes.pixels.transpose(1, 2).contiguous()  # (1, parts, T, D): as they are read
         return codes._replace(pixels=pixels.transpose(1, 2))
 
@@ -275,15 +287,16 @@ def _extents(asked: _Asked, maps: Tensor) -> Tensor:
 def _pooled(encoded: NanoEncoded, masks: Bool) -> Tensor:
     """Return (1, C, 1, M): the pixel features' means over M masks of the unpadded picture."""
     rows, columns = (max(1, round(side / PIXEL_STRIDE)) for side in encoded.frame.resized_hw)
-    pixels = encoded.features.pixels[0, :, :rows, :columns].flatten(1)  # (C, hw)
     shares = np.empty((len(masks), rows, columns), np.float32)
     for i, mask in enumerate(masks):
         inside = mask.astype(np.float32)
         same = mask.shape == (rows, columns)
         shares[i] = inside if same else cv2.resize(inside, (columns, rows), interpolation=cv2.INTER_AREA)
-    weights = torch.from_numpy(shares.reshape(len(masks), rows * columns))
+    touched = np.flatnonzero(shares.any(axis=(0, 2)))  # reading all features takes longer than the products
+    some = slice(touched[0], touched[-1] + 1) if len(touched) else slice(0, 1)
+    weights = torch.from_numpy(shares[:, some]).flatten(1)
     weights = weights / weights.sum(1, keepdim=True).clamp_min(1e-6)
-    return (pixels @ weights.T)[None, :, None]
+    return (encoded.features.pixels[0, :, some, :columns].flatten(1) @ weights.T)[None, :, None]
 
 
 def _at_least_a_pixel(boxes_xyxy: Float, width: int, height: int) -> Float:

@@ -185,8 +185,12 @@ class TextProjection(nn.Module):
 
     def forward(self, embeddings: Tensor) -> TextCodes:
         """Map (..., text_dim) to codes."""
+        return self.split(self.flat(embeddings))
+
+    def split(self, flat: Tensor) -> TextCodes:
+        """Return the codes that lie side by side, (..., sum of the sizes)."""
         c = self.config
-        pixels, boxes, presence = torch.split(self.flat(embeddings), self.sizes, dim=-1)
+        pixels, boxes, presence = torch.split(flat, self.sizes, dim=-1)
         pixels = pixels.reshape(*pixels.shape[:-1], c.parts, c.embed_dim + 1)  # (..., parts, D + 1)
         return TextCodes(
             pixels[..., :-1],

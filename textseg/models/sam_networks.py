@@ -257,11 +257,12 @@ class EdgeTamNetwork(Sam2Network):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As ``SamNetwork.masks``; with ``picture``, by the graph where there is one of such prompts."""
         boxes, rough, text = prompts.boxes, prompts.masks, prompts.text
-        if self.graph is None or picture is None or not multimask or prompts.points is not None:
+        detail = None if picture is None else picture.detail
+        if self.graph is None or detail is None or not multimask or prompts.points is not None:
             return super().masks(features, prompts, multimask, picture)
         if boxes is None or rough is None or text is None or text.shape[1] != self.graph.shape("text")[1]:
             return super().masks(features, prompts, multimask, picture)
-        levels = [features[name].numpy() for name in self.feature_shapes]
+        levels = [level.numpy() for level in (features["image"], detail.fine, detail.finest)]
         logits, iou = self.graph.each(boxes.numpy(), rough.numpy(), text.numpy(), shared=levels)
         return torch.from_numpy(logits), torch.from_numpy(iou)
 

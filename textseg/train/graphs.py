@@ -27,6 +27,7 @@ from textseg.models.sam_decode import FastDecoder
 from textseg.models.sam_load import load_network
 from textseg.models.sam_networks import EdgeTamNetwork
 from textseg.models.sam_onnx import OPSET
+from textseg.models.sam_passes import Detail
 from textseg.models.text_prompt import TextPrompt
 
 logger = logging.getLogger(__name__)
@@ -97,20 +98,25 @@ def of_sam(folder: Path) -> list[Export]:
     """EdgeTAM's masks for one box with its rough mask and text tokens: three logits and their predicted IoU."""
     network = load_network(family("edgetam"), folder, "cpu")[0]
     assert isinstance(network, EdgeTamNetwork)
-    inputs = {name: torch.zeros(shape) for name, shape in network.feature_shapes.items()}
-    inputs["box"] = torch.tensor([[1.0, 2.0, 30.0, 40.0]])
-    inputs["mask"] = torch.zeros(1, 1, *network.mask_hw)
-    inputs["text"] = torch.zeros(1, TextPrompt.load(folder.parent / "text_prompt").config.token_count, network.width)
-    model = network.model
+    shared = network.picture({name: torch.zeros(shape) for name, shape in network.feature_shapes.items()})
+    assert shared is not None and shared.detail is not None
+    inputs = {
+        "image": torch.zeros(network.feature_shapes["image"]),
+        "fine": shared.detail.fine,
+        "finest": shared.detail.finest,
+        "box": torch.tensor([[1.0, 2.0, 30.0, 40.0]]),
+        "mask": torch.zeros(1, 1, *network.mask_hw),
+        "text": torch.zeros(1, TextPrompt.load(folder.parent / "text_prompt").config.token_count, network.width),
+    }
+    model, multiple = network.model, slice(1, None)
 
-    def masks(image: Tensor, high_0: Tensor, high_1: Tensor, box: Tensor, mask: Tensor, text: Tensor) -> Any:
+    def masks(image: Tensor, fine: Tensor, finest: Tensor, box: Tensor, mask: Tensor, text: Tensor) -> Any:
         sparse, dense = model.prompt_encoder(
             input_points=None, input_labels=None, input_boxes=box[:, None], input_masks=mask
         )
         fast = FastDecoder(model.mask_decoder, model.get_image_wide_positional_embeddings())
         tokens = torch.cat([sparse[:, 0], text], dim=1)
-        answer = fast.attend(tokens, image + dense, detail=fast.detail(high_0, high_1), whole=True)
-        multiple = slice(1, None)
+        answer = fast.attend(tokens, image + dense, detail=Detail(fine, finest), whole=True)
         return fast.draw(answer, None, multiple, fast.grid_hw, whole=True), fast.quality(answer)[:, multiple]
 
     return [Export("masks", _Call(model, masks), inputs, ("logits", "iou"), model.state_dict(keep_vars=True))]
