@@ -29,6 +29,7 @@ OPEN_CLIP_VOCABULARY = 49408
 
 Tokenizer = Callable[[list[str]], torch.Tensor]
 
+_FEW = 16
 _HUB_PREFIX = "hf-hub:"
 _REPO = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 _WANTED = ("open_clip*.json", "open_clip*.safetensors", "*token*.json", "vocab.*", "merges.txt", "*.model")
@@ -261,4 +262,6 @@ class JsonTokenizer:
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
         """Return int64 (N, context_length) ids; the end mark survives the cut."""
-        return torch.tensor([encoding.ids for encoding in self._rust.encode_batch(list(texts))], dtype=torch.int64)
+        few = len(texts) <= _FEW  # to wake the tokenizer's threads would take longer
+        encodings = map(self._rust.encode, texts) if few else self._rust.encode_batch(list(texts))
+        return torch.tensor([encoding.ids for encoding in encodings], dtype=torch.int64)
