@@ -22,9 +22,6 @@ LIMIT = 8.0
 
 _SPECKS = 0.02
 
-_STEP = 1.33
-"""Pixels from one sample to the next from which on those between are averaged."""
-
 
 class Rough(NamedTuple):
     """A rough mask over a rectangle of the picture: over all of it, or over a window, where it can be finer.
@@ -111,8 +108,8 @@ def cut_level(levels: Sequence[Any], window: Float, size: int) -> Any:
         size: pixels of the square crop; 0 outside the picture.
     """
     x, y, side = (float(v) for v in window)
-    # one to two pixels and a third more of the level to one of the crop's: averaging more in one step takes longer
-    level = levels[min(max(0, math.floor(math.log2(max(side / size, 1.0) / _STEP))), len(levels) - 1)]
+    # two to four pixels of the level to one of the crop's: what is averaged in one step is sharper than in two
+    level = levels[min(max(0, int(math.log2(max(side / size, 1.0))) - 1), len(levels) - 1)]
     per_y, per_x = (part / whole for part, whole in zip(level.shape[:2], levels[0].shape[:2], strict=True))
     step = (side * per_x / size, side * per_y / size)
     return resample(level, (x * per_x, y * per_y), step, (size, size))
@@ -142,7 +139,7 @@ def resample(
     if not part.size:
         return np.full((rows, columns, *array.shape[2:]), outside, array.dtype)
     x, y = x - left, y - top
-    if max(step_x, step_y) > _STEP:  # average before sampling, or fine texture turns to noise
+    if max(step_x, step_y) > 1.33:  # average before sampling, or fine texture turns to noise
         height, width = part.shape[:2]
         small_wh = max(1, round(width / max(step_x, 1.0))), max(1, round(height / max(step_y, 1.0)))
         part = cv2.resize(part, small_wh, interpolation=cv2.INTER_AREA)

@@ -227,8 +227,8 @@ class NanoDetector:
         others = [other_colors(prompts[phrase]) for phrase in named]
         matched = [*(prompts[phrase] for phrase in named), *(text for of_one in others for text in of_one)]
         codes = self._coded(matched)
-        texts = np.asarray(self.encoder.encode_text(matched[: len(named)]), np.float32)
-        rivals = {phrase: vocabulary.rivals(prompts[phrase], texts[i]) for i, phrase in enumerate(named)}
+        texts = np.asarray(self.encoder.encode_text(prompts), np.float32)
+        rivals = {phrase: vocabulary.rivals(prompts[phrase], texts[phrase]) for phrase in named}
         names = _Names(codes, np.cumsum([len(named), *map(len, others)])[:-1], rivals)
         self._last = key, names
         return names
