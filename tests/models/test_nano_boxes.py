@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from textseg.models.nano_boxes import ProposalConfig, find_boxes, join_looks
+from textseg.models.nano_boxes import ProposalConfig, find_boxes, join_looks, worth_a_second_look
 from textseg.models.nano_network import Answers
 from textseg.types import Proposals
 
@@ -75,3 +75,12 @@ def test_looks_are_joined_phrase_by_phrase() -> None:
     found = join_looks(look({LEFT: 0.9}, 20, phrase=1), look({WHOLE: 0.8}, 20, phrase=0), SIZE_HW, ProposalConfig())
     assert found.phrase_index.tolist() == [0, 1]
     assert found.boxes_xyxy.tolist() == [list(WHOLE), list(LEFT)]
+
+
+@pytest.mark.parametrize(("share", "worth"), [(0.0, [0, 1, 2]), (0.15, [0, 2]), (0.6, [2]), (1.0, [])])
+def test_only_what_is_seen_on_much_of_the_picture_is_worth_a_second_look(share: float, worth: list[int]) -> None:
+    maps = torch.full((3, 4, 5), -8.0)
+    maps[0, :2] = 1.0  # on one half
+    maps[1, 0, 0] = 1.0
+    maps[2, :, :4] = -0.5  # not sure, but on most of it
+    assert worth_a_second_look(maps, ProposalConfig(far_seen=share)).tolist() == worth

@@ -13,6 +13,7 @@ import torch
 from tests.models.tiny_detectors import NANO, check_proposals
 from textseg.errors import WeightsError
 from textseg.language import other_colors
+from textseg.models import nano_detector
 from textseg.models.nano_boxes import ProposalConfig
 from textseg.models.nano_detector import (
     NanoDetector,
@@ -244,3 +245,29 @@ def test_a_second_look_brings_its_large_boxes(network: NanoNetwork, size_hw: tup
 def test_a_look_from_nearer_is_no_second_look(network: NanoNetwork) -> None:
     detector = NanoDetector(network, FakeEncoder(), ProposalConfig(image_size=64, far_size=64))
     assert detector.encode(picture(40, 60)).far is None
+
+
+def test_phrases_get_a_second_look_each_for_itself(network: NanoNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else is asked: a phrase finds what it finds alone, and only those worth it are asked of the second."""
+    config = ProposalConfig(image_size=96, far_size=64, far_share=0.0, far_seen=0.5)
+    detector = NanoDetector(network, FakeEncoder(), config)
+    encoded = detector.encode(picture(90, 120))
+    prompts = ["a red car", "a dog", "the blue cup", "sky"]
+    shares = dict(zip(prompts, (0.7, 0.1, 0.9, 0.2), strict=True))
+    asked: list[int] = []
+
+    def worth(maps: torch.Tensor, config: ProposalConfig) -> torch.Tensor:
+        asked.append(len(maps))
+        seen = [shares[prompt] for prompt in now]
+        return torch.tensor([i for i, share in enumerate(seen) if share >= config.far_seen], dtype=torch.int64)
+
+    monkeypatch.setattr(nano_detector, "worth_a_second_look", worth)
+    now = prompts
+    together = detector.detect(encoded, prompts, 0.0)
+    for number, prompt in enumerate(prompts):
+        now = [prompt]
+        alone = detector.detect(encoded, [prompt], 0.0)
+        of = together[together.phrase_index == number]
+        np.testing.assert_allclose(of.boxes_xyxy, alone.boxes_xyxy, atol=1e-3)
+        np.testing.assert_allclose(of.scores, alone.scores, atol=1e-5)
+    assert asked == [4, 1, 1, 1, 1]

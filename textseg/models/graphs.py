@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 FLOAT32, BFLOAT16 = "float32", "bfloat16"
 """What a graph is computed in; the latter only by processors that multiply it themselves."""
 
-_SPIN_COUNT = "20000"
+SPIN_COUNT = "20000"
 """How often a thread of torch's looks whether there is more to do before it sleeps."""
 
 _kept: dict[tuple[str, str], Graph] = {}
@@ -69,7 +69,7 @@ def begin(folder: str | Path) -> None:
     paths = sorted(Path(folder).glob("*.onnx")) if Path(folder).is_dir() else []
     for path in paths:
         if find(folder, path.stem) is not None and "OMP_WAIT_POLICY" not in os.environ:
-            os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)  # read once, when torch is imported
+            os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # read once, when torch is imported
 
 
 def graph_name(precision: str, layout: str) -> str:

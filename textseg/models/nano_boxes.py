@@ -92,7 +92,7 @@ def join_looks(near: Proposals, far: Proposals, size_hw: tuple[int, int], config
     """Return one look's boxes and those of another, from farther away, that are large; best first within a phrase.
 
     What fills the picture is larger than most things that the network learnt from, and comes apart when it is seen
-    close. Of two boxes that overlap the one of higher score stays.
+    close. Of two boxes of a phrase that overlap the one of higher score stays; phrases without a large box keep theirs.
 
     Args:
         near, far: boxes in pixels of the picture, with rough masks of any two resolutions; near's is kept.
@@ -105,10 +105,11 @@ def join_looks(near: Proposals, far: Proposals, size_hw: tuple[int, int], config
         return near if len(near) else far
     if near.mask_logits is not None and far.mask_logits is not None:
         far = replace(far, mask_logits=geometry.resize_logits(far.mask_logits, near.mask_logits.shape[1:]))
-    both = concatenate([near, far])
+    apart = np.isin(near.phrase_index, far.phrase_index, invert=True)
+    both = concatenate([near[~apart], far])
     boxes, scores, phrases = (torch.tensor(part) for part in (both.boxes_xyxy, both.scores, both.phrase_index))
-    kept = batched_nms(boxes, scores, phrases, config.nms_iou).numpy()
-    return both[kept[np.lexsort((-both.scores[kept], both.phrase_index[kept]))]]
+    every = concatenate([near[apart], both[batched_nms(boxes, scores, phrases, config.nms_iou).numpy()]])
+    return every[np.lexsort((-every.scores, every.phrase_index))]
 
 
 def _vote(found: Found, places_xyxy: Tensor, scores: Tensor, least_iou: float) -> Tensor:

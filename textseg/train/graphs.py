@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from textseg.errors import UnsupportedError
 from textseg.models import clip_load, graphs, nano_files
 from textseg.models.clip_text import embed, ends_at_a_mark, without_padding
 from textseg.models.nano_refiner import PLANES, load_refiner
@@ -74,7 +75,10 @@ def of_clip(folder: Path) -> list[Export]:
     """Both towers of an open_clip model: one crop's embedding, and those of texts; neither is normalised."""
     source = clip_load.find(folder)
     model = clip_load.build_model(source).float()
-    assert ends_at_a_mark(model) and model.text_pool_type == "argmax", "GraphTowers cuts texts there"
+    if not ends_at_a_mark(model) or model.text_pool_type != "argmax":
+        raise UnsupportedError(
+            f"{folder}: got another text tower, expected a causal one that ends at the highest token"
+        )
     side, ids = model.visual.image_size, without_padding(clip_load.build_tokenizer(source)(["a", "b c"]))
     height, width = (side, side) if isinstance(side, int) else side
     texts = _Call(model, partial(embed, model))
