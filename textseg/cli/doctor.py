@@ -30,6 +30,7 @@ def doctor() -> None:
     table.add_row("devices", devices())
     for name in DEPENDENCIES:
         table.add_row(name, installed(name))
+    table.add_row("openvino", quick())
     show.console().print(table)
     _presets()
 
@@ -40,6 +41,14 @@ def installed(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return f"MISSING: pip install {name}"
+
+
+def quick() -> str:
+    """Return the version of OpenVINO, which nano need not have."""
+    try:
+        return importlib.metadata.version("openvino")
+    except importlib.metadata.PackageNotFoundError:
+        return "none: torch answers nano's phrases, in a longer time"
 
 
 def memory() -> str:
