@@ -34,8 +34,9 @@ def color_part(image: Image, prompts: Sequence[str], masks: Bool, phrase_index: 
         phrase_index: int64 (M,), the phrase of each.
     """
     out = np.full(len(masks), np.nan, np.float32)
-    asked = {i: color for i, prompt in enumerate(prompts) if (color := said_color(prompt)) is not None}
-    rows = np.flatnonzero(np.isin(phrase_index, list(asked)))
+    asked = [said_color(prompt) for prompt in prompts]
+    named = np.array([color is not None for color in asked], np.bool_)
+    rows = np.flatnonzero(named[phrase_index])
     if not len(rows):
         return out
     h, w = masks.shape[1:]

@@ -103,7 +103,8 @@ def glance(
         ahead = ahead[np.argsort(-odds[ahead], kind="stable")]  # of masks that are alike the likeliest stays
         ahead = ahead[closeup.distinct(best[ahead], phrase_index[ahead], config.glance_iou)[0]]
     goes_on = np.ones(p, np.bool_)
-    goes_on[rows] = np.isin(rows, ahead)
+    goes_on[rows] = False
+    goes_on[ahead] = True
     kept = np.flatnonzero(goes_on)
     return Glance(kept, likely[kept], region[kept])
 

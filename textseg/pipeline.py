@@ -92,6 +92,7 @@ class Pipeline:
         self.text_prompt = text_prompt
         self.refiner = refiner
         self.own_refiner = own_refiner
+        self.namer = detector if isinstance(detector, NamesRegions) else None
         self.config = config or PipelineConfig()
         self.cache = cache or EmbeddingCache()
         if text_prompt is not None and clip is None:
@@ -222,10 +223,10 @@ class OpenPicture:
 
     def _name_regions(self, masks: Bool, prompts: Sequence[str], phrase_index: Int) -> Float | None:
         """What the detector says of masks, where it can: see ``NamesRegions``."""
-        detector = self.pipeline.detector
-        if not isinstance(detector, NamesRegions):
+        namer = self.pipeline.namer
+        if namer is None:
             return None
-        return detector.name_regions(self.pipeline.cache.get(self.image, detector), masks, prompts, phrase_index)
+        return namer.name_regions(self.pipeline.cache.get(self.image, namer), masks, prompts, phrase_index)
 
     def _text_embeddings(self, query: Query) -> Float | None:
         if self.pipeline.text_prompt is None or self.pipeline.clip is None or query is NO_PHRASE:

@@ -134,6 +134,8 @@ def concatenate(parts: Sequence[Proposals]) -> Proposals:
 
 def place_in_phrase(scores: Float, phrase_index: Int) -> Int:
     """Return int64 (N,): 0 for each phrase's best score, 1 for its second best … (ties: the first comes first)."""
+    if len(scores) < 2:
+        return np.zeros(len(scores), np.int64)
     order = np.lexsort((-scores, phrase_index))  # by phrase, best first
     phrases, starts = np.unique(phrase_index[order], return_index=True)
     places = np.empty(len(scores), np.int64)

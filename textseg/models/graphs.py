@@ -129,13 +129,11 @@ class Graph:
     def _ask(self, *inputs: NDArray[Any]) -> list[NDArray[Any]]:
         if not hasattr(self._own, "request"):
             self._own.request = self.ready().create_infer_request()
-        request, tensor = self._own.request, importlib.import_module("openvino").Tensor
+        request, tensor = self._own.request, _openvino().Tensor
         laid_out = [np.ascontiguousarray(one) for one in inputs]  # read where they lie
-        for i, one in enumerate(laid_out):
+        for i, one in enumerate(laid_out):  # to hand them to the call takes a tenth of a millisecond longer
             request.set_input_tensor(i, tensor(one, shared_memory=True))
-        request.start_async()  # its plain call looks through what it is given first, for a tenth of a millisecond
-        request.wait()
-        return [np.array(output.data) for output in request.output_tensors]
+        return list(request.infer().values())
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of the input of that name, which must not have free axes."""
@@ -177,8 +175,13 @@ def _pool() -> ThreadPoolExecutor:
 
 
 @cache
+def _openvino() -> Any:
+    return importlib.import_module("openvino")
+
+
+@cache
 def _core() -> Any:
-    return importlib.import_module("openvino").Core()
+    return _openvino().Core()
 
 
 @cache

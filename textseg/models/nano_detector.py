@@ -136,6 +136,7 @@ class NanoDetector:
         self.config = config or ProposalConfig()
         self.model_id = model_id
         self._codes = TextRows(self._flat, sum(network.text.sizes), _KEPT_TEXTS)
+        self._vocabulary = encoder.vocabulary if isinstance(encoder, KnowsNouns) else None
         self._nouns: TextCodes | None = None
         self._last: tuple[tuple[tuple[str, ...], tuple[int, ...]], _Names] | None = None
 
@@ -216,7 +217,7 @@ class NanoDetector:
 
         The last answer is kept: of one question, regions are named before and after they are drawn.
         """
-        vocabulary = self.encoder.vocabulary if isinstance(self.encoder, KnowsNouns) else None
+        vocabulary = self._vocabulary
         if vocabulary is None:
             return None
         if self._nouns is None:

@@ -14,6 +14,7 @@ understood) and a light feature pyramid (Lin et al., CVPR 2017) end in three kin
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import NamedTuple
 
 import timm
@@ -250,7 +251,7 @@ class NanoNetwork(nn.Module):
         pixels = features.pixels.reshape(b, c.parts, c.embed_dim, h * w)
         parts = torch.matmul(codes.pixels.transpose(1, 2), pixels)  # (B, parts, T, hw)
         parts = parts.float() * c.embed_dim**-0.5 + codes.pixel_bias.float().transpose(1, 2)[..., None]
-        logits = parts[:, 0] if c.parts == 1 else -torch.logsumexp(-parts, dim=1)  # (B, T, hw)
+        logits: Tensor = -reduce(torch.logaddexp, (-parts).unbind(1))  # (B, T, hw); several times as fast as logsumexp
         return logits.reshape(b, logits.shape[1], h, w)
 
     def match_boxes(self, features: Features, codes: TextCodes) -> tuple[Tensor, Tensor]:

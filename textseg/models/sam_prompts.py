@@ -117,7 +117,10 @@ def chunks(
     """
     count = (prompts.point_labels >= 0).sum(axis=1)
     signature = np.stack([prompts.has_box, count, prompts.has_mask, prompts.has_text], axis=1).astype(np.int64)
-    kinds, group = np.unique(signature, axis=0, return_inverse=True)
+    if (signature == signature[:1]).all():  # of a phrase they are mostly alike
+        kinds, group = signature[:1], np.zeros(len(signature), np.int64)
+    else:
+        kinds, group = np.unique(signature, axis=0, return_inverse=True)
     for number in range(len(kinds)):
         members = np.flatnonzero(group.reshape(-1) == number)
         for start in range(0, len(members), chunk):
