@@ -76,13 +76,10 @@ def load(
     segmenter = sam.load(**run(settings.segmenter))
     finder = None if settings.detector is None else detector.load(**run(settings.detector), text_encoder=encoder)
     token = None if settings.text_prompt is None else text_prompt.TextPrompt.load(resolve(settings.text_prompt.model))
-    drawers = {
-        role: refiner.load(**_arguments(model))
-        for role in ("refiner", "own_refiner")
-        if (model := getattr(settings, role)) is not None
-    }
+    drawer = None if settings.refiner is None else refiner.load(**_arguments(settings.refiner))
+    own = None if settings.own_refiner is None else refiner.later(**_arguments(settings.own_refiner))
     config = pipeline_config(settings)
-    return Pipeline(segmenter, finder, encoder, token, **drawers, config=config, cache=cache)
+    return Pipeline(segmenter, finder, encoder, token, drawer, own, config, cache)
 
 
 def pipeline_config(settings: Preset) -> PipelineConfig:

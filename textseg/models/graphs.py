@@ -34,6 +34,7 @@ FLOAT32, BFLOAT16 = "float32", "bfloat16"
 SPIN_COUNT = "20000"
 """How often a thread of torch's looks whether there is more to do before it sleeps."""
 
+_finding = threading.Lock()
 _kept: dict[tuple[str, str], Graph] = {}
 
 
@@ -55,7 +56,10 @@ def find(folder: str | Path, name: str) -> Graph | None:
         for precision in (FLOAT32, BFLOAT16):
             if graph_name(precision, layout).encode() in content:
                 key = str(path.resolve()), graph_name(precision, layout)
-                return _kept.setdefault(key, Graph(path, rounded=precision == BFLOAT16))
+                with _finding:  # it begins to compile when it is made, and that once
+                    if key not in _kept:
+                        _kept[key] = Graph(path, rounded=precision == BFLOAT16)
+                    return _kept[key]
     logger.warning("%s is not of the weights beside it, and not used: write it again (textseg.train.graphs)", path)
     return None
 

@@ -351,8 +351,10 @@ def load_detector(folder: str | Path) -> tuple[NanoNetwork, ProposalConfig]:
     Raises:
         WeightsError: naming the file that is missing, damaged or does not fit.
     """
-    network, proposals = nano_files.read_config(
-        folder, "a nano detector", _Saved, lambda saved: (NanoNetwork(saved.network), saved.proposals)
-    )
+
+    def make(saved: _Saved) -> tuple[NanoNetwork, ProposalConfig]:
+        return nano_files.unfilled(lambda: NanoNetwork(saved.network)), saved.proposals
+
+    network, proposals = nano_files.read_config(folder, "a nano detector", _Saved, make)
     nano_files.load_weights(folder, network)
     return network.eval().to(memory_format=torch.channels_last), proposals

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
@@ -25,6 +26,7 @@ CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 _UNSAVED = "num_batches_tracked"
 
 C = TypeVar("C")
+M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
 
 
@@ -68,6 +70,17 @@ def read_config(folder: str | Path, what: str, kind: type[C], make: Callable[[C]
         raise WeightsError(
             f"{path} is missing or malformed: expected the config of {what} ({error}); install the weights again"
         ) from error
+
+
+def unfilled(make: Callable[[], M]) -> M:
+    """Return a module for weights to be loaded into: its own are not drawn first, which takes longer than to load."""
+    with torch.device("meta"):
+        module = make()
+    module = module.to_empty(device="cpu")
+    for name, counts in module.named_buffers():
+        if name.endswith(_UNSAVED):
+            counts.zero_()
+    return module
 
 
 def load_weights(folder: str | Path, network: nn.Module) -> None:

@@ -214,6 +214,10 @@ def load_refiner(folder: str | Path) -> RefinerNetwork:
     Raises:
         WeightsError: naming the file that is missing, damaged or does not fit.
     """
-    network = nano_files.read_config(folder, "a mask refiner", RefinerConfig, RefinerNetwork)
+
+    def make(config: RefinerConfig) -> RefinerNetwork:
+        return nano_files.unfilled(lambda: RefinerNetwork(config))
+
+    network = nano_files.read_config(folder, "a mask refiner", RefinerConfig, make)
     nano_files.load_weights(folder, network)
     return network.eval().to(memory_format=torch.channels_last)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from textseg.errors import ConfigError, ModelError, UnsupportedError, nearest
-from textseg.models import graphs, onednn, sam_prompts
+from textseg.models import onednn, sam_prompts
 from textseg.models.sam_input import InputSpec
 from textseg.models.sam_load import Family, check_spec, load_network, resolve_device
 from textseg.models.sam_networks import EdgeTamNetwork, Features, Sam2Network, SamHqNetwork, SamNetwork
@@ -98,11 +98,15 @@ def load(
         dtype = "bfloat16" if where.type == "cpu" and onednn.has_bfloat16() else "float32"
     check_options(dtype, chunk)
     check_options(decoder_dtype, chunk)
+    if kind == "edgetam" and where.type == "cpu" and decoder_dtype == "float32":
+        from textseg.models.sam_phrases import PhraseSegmenter
+
+        quick = PhraseSegmenter.find(model, dtype, chunk)
+        if quick is not None:
+            return quick
     name = model if revision is None or Path(model).expanduser().is_dir() else f"{model}@{revision}"
     network, spec, model_id = load_network(chosen, name, str(where))
     network.decode_in(DTYPES[decoder_dtype])
-    if isinstance(network, EdgeTamNetwork) and where.type == "cpu" and decoder_dtype == "float32":
-        network.graph = graphs.find(model, "masks")
     return SamSegmenter(kind, network, spec, model_id, dtype=dtype, chunk=chunk)
 
 
@@ -152,6 +156,7 @@ class SamSegmenter:
         check_spec(spec, network)
         self.family = family(kind)
         self.network = network
+        self._shapes = network.feature_shapes
         self.spec = spec
         self.model_id = f"{kind}:{model_id}" + ("" if dtype == "float32" else f"+{dtype}")
         self.text_width = network.text_width
@@ -165,7 +170,7 @@ class SamSegmenter:
         reduced = self.dtype != torch.float32
         narrow = self.dtype if reduced else torch.bfloat16
         with torch.inference_mode(), torch.autocast(self.device.type, dtype=narrow, enabled=reduced):
-            features = self.network.features(pixels.to(self.device))
+            features = self._encode(pixels.to(self.device))
         kept = {name: tensor.to(torch.float32, copy=True).contiguous() for name, tensor in features.items()}
         return Embedding(kept, frame, image.digest, self.model_id)
 
@@ -241,6 +246,9 @@ class SamSegmenter:
             if len(prompt):
                 yield MaskBatch(index[prompt], mask, low, quality, frame, mask_hw)
 
+    def _encode(self, pixels: torch.Tensor) -> Features:
+        return self.network.features(pixels)
+
     def _picture(self, embedding: Embedding, features: Features) -> Picture | None:
         """Return what all prompts on a picture share, worked out once."""
         key = "picture", self.network.fast  # the decoder's precision may be chosen anew
@@ -264,8 +272,8 @@ class SamSegmenter:
                 "encode the picture with this one"
             )
         shapes = {name: tuple(np.shape(value)) for name, value in embedding.features.items()}
-        if shapes != self.network.feature_shapes:
-            raise ModelError(f"the embedding is damaged: got features {shapes}, expected {self.network.feature_shapes}")
+        if shapes != self._shapes:
+            raise ModelError(f"the embedding is damaged: got features {shapes}, expected {self._shapes}")
         return {
             name: torch.as_tensor(value).to(device=self.device, dtype=torch.float32)
             for name, value in embedding.features.items()

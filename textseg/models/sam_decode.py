@@ -95,10 +95,8 @@ class FastDecoder:
 
     def detail(self, high_0: Tensor, high_1: Tensor) -> Detail:
         """Return the finer levels (1, D/8, 4h, 4w) and (1, D/4, 2h, 2w) as ``draw`` adds them."""
-        h, w = self.grid_hw
-        fine = high_1.view(1, -1, h, 2, w, 2).permute(0, 2, 4, 3, 5, 1)  # (1, h, w, y, x, D/4)
-        finest = high_0.view(1, -1, h, 2, 2, w, 2, 2).permute(0, 2, 5, 3, 6, 4, 7, 1)  # (1, h, w, 2y, 2x, y, x, D/8)
-        return Detail(fine.reshape(1, h * w, 4, -1), finest.reshape(1, h * w, 16, -1).to(self.dtype))
+        detail = detail_of(high_0, high_1)
+        return Detail(detail.fine, detail.finest.to(self.dtype))
 
     def attend(
         self,
@@ -219,6 +217,14 @@ class FastDecoder:
         logits = logits.view(n, s // width, width, 2, 2, 2, 2, -1)  # rows, columns, then (y, x) of 2 and of 1 pixel
         logits = logits.permute(0, 7, 1, 3, 5, 2, 4, 6)
         return logits.reshape(n, logits.shape[1], s // width, 4, width, 4)
+
+
+def detail_of(high_0: Tensor, high_1: Tensor) -> Detail:
+    """Return the finer levels (1, D/8, 4h, 4w) and (1, D/4, 2h, 2w) of SAM 2's families by tokens."""
+    h, w = high_1.shape[2] // 2, high_1.shape[3] // 2
+    fine = high_1.view(1, -1, h, 2, w, 2).permute(0, 2, 4, 3, 5, 1)  # (1, h, w, y, x, D/4)
+    finest = high_0.view(1, -1, h, 2, 2, w, 2, 2).permute(0, 2, 5, 3, 6, 4, 7, 1)  # (1, h, w, 2y, 2x, y, x, D/8)
+    return Detail(fine.reshape(1, h * w, 4, -1), finest.reshape(1, h * w, 16, -1))
 
 
 def _self_attend(block: Any, tokens: Tensor, prompt: Tensor) -> Tensor:

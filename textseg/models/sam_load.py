@@ -64,7 +64,7 @@ def load_network(family: Family, model: str | Path, device: str) -> tuple[SamNet
     network = family.network(hub.load_pretrained(getattr(transformers, family.model_class), folder, device=device))
     spec = _load_spec(getattr(transformers, family.processor_class), folder, network)
     name = folder.name if Path(model).expanduser().is_dir() else str(model)
-    return network, spec, f"{name}#{_version(folder)}"
+    return network, spec, f"{name}#{version_of(folder)}"
 
 
 def _load_pth(family: Family, path: Path, device: str) -> tuple[SamNetwork, InputSpec, str]:
@@ -121,7 +121,7 @@ def check_spec(spec: InputSpec, network: SamNetwork) -> None:
         )
 
 
-def _version(folder: Path) -> str:
+def version_of(folder: Path) -> str:
     """Return the hub's commit of a cached snapshot, or else a short hash sampled from the weights files."""
     if _COMMIT.fullmatch(folder.name):
         return folder.name[:12]

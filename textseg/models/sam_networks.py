@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import torch
 
 from textseg.models import edgetam_encode, sam_encode
-from textseg.models.graphs import Graph
 from textseg.models.sam_decode import Answer, FastDecoder
 from textseg.models.sam_passes import Picture
 from textseg.models.sam_prompts import PromptTensors
@@ -235,36 +234,17 @@ class Sam2Network(SamNetwork):
 
 
 class EdgeTamNetwork(Sam2Network):
-    """``EdgeTamModel`` (Zhou et al., *EdgeTAM*, 2025): SAM 2's form on a convolutional trunk. It takes text tokens.
-
-    Attributes:
-        graph: answers boxes with rough masks and text tokens, the prompts of a phrase, one at a time; None: torch does.
-    """
+    """``EdgeTamModel`` (Zhou et al., *EdgeTAM*, 2025): SAM 2's form on a convolutional trunk. It takes text tokens."""
 
     takes_text = True
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
         edgetam_encode.prepare(model)
-        self.graph: Graph | None = None
 
     def features(self, pixels: torch.Tensor) -> Features:
         """Return ``image``, ``high_0`` and ``high_1`` as ``Sam2Network`` does."""
         return edgetam_encode.encode(self.model, pixels)._asdict()
-
-    def masks(
-        self, features: Features, prompts: PromptTensors, multimask: bool, picture: Picture | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """As ``SamNetwork.masks``; with ``picture``, by the graph where there is one of such prompts."""
-        boxes, rough, text = prompts.boxes, prompts.masks, prompts.text
-        detail = None if picture is None else picture.detail
-        if self.graph is None or detail is None or not multimask or prompts.points is not None:
-            return super().masks(features, prompts, multimask, picture)
-        if boxes is None or rough is None or text is None or text.shape[1] != self.graph.shape("text")[1]:
-            return super().masks(features, prompts, multimask, picture)
-        levels = [level.numpy() for level in (features["image"], detail.fine, detail.finest)]
-        logits, iou = self.graph.each(boxes.numpy(), rough.numpy(), text.numpy(), shared=levels)
-        return torch.from_numpy(logits), torch.from_numpy(iou)
 
 
 def _wanted(multimask: bool) -> slice:

@@ -24,9 +24,8 @@ from textseg.models import clip_load, graphs, nano_files
 from textseg.models.clip_text import embed, ends_at_a_mark, without_padding
 from textseg.models.nano_refiner import PLANES, load_refiner
 from textseg.models.sam import family
-from textseg.models.sam_decode import FastDecoder
+from textseg.models.sam_decode import FastDecoder, detail_of
 from textseg.models.sam_load import load_network
-from textseg.models.sam_networks import EdgeTamNetwork
 from textseg.models.sam_onnx import OPSET
 from textseg.models.sam_passes import Detail
 from textseg.models.text_prompt import TextPrompt
@@ -99,31 +98,42 @@ def of_refiner(folder: Path) -> list[Export]:
 
 
 def of_sam(folder: Path) -> list[Export]:
-    """EdgeTAM's masks for one box with its rough mask and text tokens: three logits and their predicted IoU."""
+    """EdgeTAM's masks for what a phrase asks: three logits and their predicted IoU.
+
+    That is a box with its rough mask and text tokens (``masks``), or text tokens alone (``spoken``).
+    """
     network = load_network(family("edgetam"), folder, "cpu")[0]
-    assert isinstance(network, EdgeTamNetwork)
-    shared = network.picture({name: torch.zeros(shape) for name, shape in network.feature_shapes.items()})
-    assert shared is not None and shared.detail is not None
-    inputs = {
+    detail = detail_of(*(torch.zeros(network.feature_shapes[name]) for name in ("high_0", "high_1")))
+    shared = {
         "image": torch.zeros(network.feature_shapes["image"]),
-        "fine": shared.detail.fine,
-        "finest": shared.detail.finest,
-        "box": torch.tensor([[1.0, 2.0, 30.0, 40.0]]),
-        "mask": torch.zeros(1, 1, *network.mask_hw),
-        "text": torch.zeros(1, TextPrompt.load(folder.parent / "text_prompt").config.token_count, network.width),
+        "fine": detail.fine.contiguous(),
+        "finest": detail.finest.contiguous(),
     }
-    model, multiple = network.model, slice(1, None)
+    asked = {"box": torch.tensor([[1.0, 2.0, 30.0, 40.0]]), "mask": torch.zeros(1, 1, *network.mask_hw)}
+    tokens = TextPrompt.load(folder.parent / "text_prompt").config.token_count
+    text = {"text": torch.zeros(1, tokens, network.width)}
+    model, multiple, outputs = network.model, slice(1, None), ("logits", "iou")
+
+    def answer(sparse: Tensor, image: Tensor, fine: Tensor, finest: Tensor) -> Any:
+        fast = FastDecoder(model.mask_decoder, model.get_image_wide_positional_embeddings())
+        drawn = fast.attend(sparse, image, detail=Detail(fine, finest), whole=True)
+        return fast.draw(drawn, None, multiple, fast.grid_hw, whole=True), fast.quality(drawn)[:, multiple]
 
     def masks(image: Tensor, fine: Tensor, finest: Tensor, box: Tensor, mask: Tensor, text: Tensor) -> Any:
         sparse, dense = model.prompt_encoder(
             input_points=None, input_labels=None, input_boxes=box[:, None], input_masks=mask
         )
-        fast = FastDecoder(model.mask_decoder, model.get_image_wide_positional_embeddings())
-        tokens = torch.cat([sparse[:, 0], text], dim=1)
-        answer = fast.attend(tokens, image + dense, detail=Detail(fine, finest), whole=True)
-        return fast.draw(answer, None, multiple, fast.grid_hw, whole=True), fast.quality(answer)[:, multiple]
+        return answer(torch.cat([sparse[:, 0], text], dim=1), image + dense, fine, finest)
 
-    return [Export("masks", _Call(model, masks), inputs, ("logits", "iou"), model.state_dict(keep_vars=True))]
+    def spoken(image: Tensor, fine: Tensor, finest: Tensor, text: Tensor) -> Any:
+        no_mask = model.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        return answer(text, image + no_mask, fine, finest)
+
+    weights = model.state_dict(keep_vars=True)
+    return [
+        Export("masks", _Call(model, masks), {**shared, **asked, **text}, outputs, weights),
+        Export("spoken", _Call(model, spoken), {**shared, **text}, outputs, weights),
+    ]
 
 
 KINDS: dict[str, Callable[[Path], list[Export]]] = {"clip": of_clip, "refiner": of_refiner, "sam": of_sam}
