@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import textseg
-from textseg.build import collector_paused
+from tests.fakes import fake_pipeline
+from textseg.build import collector_paused, load_rest
 from textseg.errors import ConfigError
 
 
@@ -47,3 +51,24 @@ def test_the_collector_runs_again_after_a_load_that_failed() -> None:
     with pytest.raises(ConfigError, match="nanoo"):
         textseg.load("nanoo")
     assert gc.isenabled()
+
+
+def test_nano_leaves_what_phrases_do_not_need_for_later_and_loads_it_when_told() -> None:
+    pytest.importorskip("openvino")
+    command = (
+        "import sys, textseg\n"
+        "seg = textseg.load('nano')\n"
+        "assert len(seg(sys.argv[1], 'the red car')) == 1 and not len(seg(sys.argv[1], 'zebra'))\n"
+        "assert not {'transformers', 'open_clip'} & set(sys.modules)\n"
+        "from textseg.build import load_rest\n"
+        "load_rest(seg)\n"
+        "assert 'transformers' in sys.modules\n"
+        "assert len(seg.open(sys.argv[1]).segment(box=(60, 230, 370, 440))) == 1\n"
+    )
+    street = Path(__file__).resolve().parents[1] / "examples" / "street.jpg"
+    done = subprocess.run([sys.executable, "-c", command, str(street)], capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+
+
+def test_a_pipeline_that_is_whole_has_no_rest() -> None:
+    load_rest(fake_pipeline())

@@ -82,6 +82,23 @@ def load(
     return Pipeline(segmenter, finder, encoder, token, drawer, own, config, cache)
 
 
+def load_rest(pipeline: Pipeline) -> None:
+    """Load what was left for when it is first asked for: for servers, whose visitors should not wait for it.
+
+    A phrase asked of nano on a CPU needs neither the whole SAM nor the refiner of the caller's own boxes.
+
+    Raises:
+        WeightsError: weights are missing or damaged.
+    """
+    from textseg.models.refiner import Later
+    from textseg.models.sam_phrases import PhraseSegmenter
+
+    if isinstance(pipeline.segmenter, PhraseSegmenter):
+        _ = pipeline.segmenter.network
+    if isinstance(pipeline.own_refiner, Later):
+        pipeline.own_refiner.ready()
+
+
 def pipeline_config(settings: Preset) -> PipelineConfig:
     """Return the stages' settings of a preset."""
     stages = (settings.propose, settings.prompt, settings.segment, settings.redraw, settings.rank)

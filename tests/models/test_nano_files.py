@@ -84,3 +84,12 @@ def test_weights_with_other_tensors_do_not_fit(folder: Path) -> None:
     nano_files.save(folder, nn.Sequential(nn.Linear(3, 5)), Shape())
     with pytest.raises(WeightsError, match=r"does not fit config\.json: 4 tensors"):
         load(folder)
+
+
+def test_a_module_to_be_filled_is_as_large_and_counts_from_nothing() -> None:
+    made = nano_files.unfilled(lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)))
+    assert {name: tuple(t.shape) for name, t in made.state_dict().items()} == {
+        name: tuple(t.shape) for name, t in nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).state_dict().items()
+    }
+    assert all(t.device.type == "cpu" for t in made.state_dict().values())
+    assert made[1].num_batches_tracked == 0

@@ -20,7 +20,8 @@ from textseg.errors import UnsupportedError
 from textseg.models import clip, clip_load, graphs, sam
 from textseg.models.clip_towers import GraphTowers
 from textseg.models.nano_refiner import NanoRefiner, RefinerNetwork, save_refiner
-from textseg.models.sam_networks import EdgeTamNetwork
+from textseg.models.sam import SamSegmenter
+from textseg.models.sam_phrases import PhraseSegmenter
 from textseg.models.sam_tiny import SIZE, tiny_model, tiny_processor
 from textseg.models.text_prompt import TextPrompt, TextPromptConfig
 from textseg.train import graphs as writer
@@ -44,7 +45,7 @@ def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_no_weights_are_in_them(preset: Path) -> None:
     written = {path.stem: path.stat().st_size for path in preset.glob("*/*.onnx")}
-    assert set(written) == {"image", "text", "refine", "masks"}
+    assert set(written) == {"image", "text", "refine", "masks", "spoken"}
     weights = sum(path.stat().st_size for path in preset.glob("clip/*.safetensors"))
     assert written["image"] < weights / 10
     assert max(written.values()) < 200_000
@@ -73,19 +74,19 @@ def test_a_tiny_refiner_answers_as_torch(preset: Path) -> None:
         np.testing.assert_allclose(got, expected.numpy(), atol=0.1)
 
 
-def test_a_tiny_segmenter_answers_as_torch(preset: Path) -> None:
+@pytest.mark.parametrize("boxed", [True, False])
+def test_a_tiny_segmenter_answers_as_torch(boxed: bool, preset: Path) -> None:
     segmenter = sam.load("edgetam", preset / "sam")
-    network = segmenter.network
-    assert isinstance(network, EdgeTamNetwork) and network.graph is not None
+    assert isinstance(segmenter, PhraseSegmenter)
     rng = np.random.default_rng(0)
     picture = Image(rng.integers(0, 256, (50, SIZE, 3), np.uint8), "noise", "noise")
-    boxes, masks = np.array([[5, 5, 40, 40], [1, 2, 60, 45]]), rng.normal(0, 3, (2, 16, 16))
-    text = rng.normal(0, 1, (2, 1, 32))
+    boxes = np.array([[5, 5, 40, 40], [1, 2, 60, 45]]) if boxed else np.full((2, 4), np.nan)
+    masks, text = rng.normal(0, 3, (2, 16, 16)) if boxed else None, rng.normal(0, 1, (2, 1, 32))
     prompts = Prompts(np.arange(2), boxes, np.zeros((2, 0, 2)), np.zeros((2, 0)), masks, text, True)
     embedding = segmenter.encode(picture)
     got = segmenter.decode(embedding, prompts)
-    network.graph = None
-    want = segmenter.decode(embedding, prompts)
+    assert "network" not in vars(segmenter)
+    want = SamSegmenter.decode(segmenter, embedding, prompts)
     np.testing.assert_allclose(got.logits, want.logits, atol=1e-3)
     np.testing.assert_allclose(got.predicted_iou, want.predicted_iou, atol=1e-4)
 

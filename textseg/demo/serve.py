@@ -84,12 +84,14 @@ def run(
     for other in compare:
         read_preset(other)
     with temporary_files(), _ended_by_sigterm():
-        from textseg.build import load
+        from textseg.build import load, load_rest
         from textseg.demo.limits import Limits
         from textseg.demo.page import build_page
 
         known = Limits(**limits)
-        page = build_page(load(preset, device=device), known, preset=str(preset), compare=compare)
+        pipeline = load(preset, device=device)
+        page = build_page(pipeline, known, preset=str(preset), compare=compare)
+        threading.Thread(target=load_rest, args=(pipeline,), name="textseg-rest", daemon=True).start()
         launch(page, server, known)
 
 
