@@ -8,6 +8,7 @@ import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +17,11 @@ import torch
 import textseg
 from textseg import geometry
 from textseg.build import resolve
-from textseg.errors import WeightsError
+from textseg.errors import ModelError, WeightsError
 from textseg.models import clip, graphs, onednn
 from textseg.models.clip_towers import GraphTowers, TorchTowers
 from textseg.models.graphs import Graph
-from textseg.models.nano_refiner import NanoRefiner
+from textseg.models.nano_refiner import NanoRefiner, load_refiner, save_refiner
 from textseg.types import Float
 
 openvino = pytest.importorskip("openvino")
@@ -189,3 +190,29 @@ def test_each_stacks_what_calls_return() -> None:
     assert logits.shape == (2, 56, 56) and iou.shape == (2,)
     np.testing.assert_array_equal(logits[1:], graph(planes[1:])[0])
     assert torch.from_numpy(logits).isfinite().all()
+
+
+def test_weights_that_have_changed_are_read_anew(tmp_path: Path) -> None:
+    shutil.copytree(NANO / "refiner", tmp_path, dirs_exist_ok=True)
+    planes = np.ones((1, 7, 112, 112), np.float32)
+    before = graphs.find(tmp_path, "refine")
+    assert before is not None
+    first = before(planes)[0]
+    network = load_refiner(tmp_path)
+    with torch.no_grad():
+        network.draw.bias += 1
+    save_refiner(tmp_path, network)
+    os.utime(tmp_path / "model.safetensors", ns=(0, 1))  # however coarse the clock is
+    after = graphs.find(tmp_path, "refine")
+    assert after is not None and after is not before
+    np.testing.assert_allclose(after(planes)[0], first + 1, atol=0.1)
+
+
+def test_an_openvino_that_does_not_load_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> Any:
+        raise ImportError("libtbb.so.12: cannot open shared object file")
+
+    monkeypatch.setattr(graphs, "_kept", {})
+    monkeypatch.setattr(graphs, "_core", broken)
+    with pytest.raises(ModelError, match=r"OpenVINO cannot be loaded \(libtbb.*uninstall"):
+        found("refiner", "refine").ready()

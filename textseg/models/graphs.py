@@ -1,7 +1,7 @@
 """Networks as ONNX graphs that OpenVINO runs, one input at a time: what a phrase costs.
 
 Of a single crop or prompt torch takes longer to get from one small operation to the next than to compute it. A graph
-that is compiled once has no such ways: of one crop CLIP takes a quarter of the time, the mask refiner a fifth.
+that is compiled once has no such ways (``benchmarks/quick_ways.py``).
 
 The files hold no weights: their tensors are places in the safetensors file beside them (``train.graphs`` writes them
 so). Where OpenVINO is missing, or a folder has no graph of its weights, torch answers, to rounding the same.
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from textseg.errors import WeightsError
+from textseg.errors import ModelError, WeightsError
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ SPIN_COUNT = "20000"
 """How often a thread of torch's looks whether there is more to do before it sleeps."""
 
 _finding = threading.Lock()
-_kept: dict[tuple[str, str], Graph] = {}
+_kept: dict[tuple[object, ...], Graph] = {}
 
 
 def find(folder: str | Path, name: str) -> Graph | None:
@@ -55,7 +55,8 @@ def find(folder: str | Path, name: str) -> Graph | None:
         layout = layout_of(weights)
         for precision in (FLOAT32, BFLOAT16):
             if graph_name(precision, layout).encode() in content:
-                key = str(path.resolve()), graph_name(precision, layout)
+                changed = (file.stat().st_mtime_ns for file in (path, weights))
+                key = path.resolve(), weights.name, *changed
                 with _finding:  # it begins to compile when it is made, and that once
                     if key not in _kept:
                         _kept[key] = Graph(path, rounded=precision == BFLOAT16)
@@ -149,7 +150,7 @@ class Graph:
         """Wait until it is compiled; return OpenVINO's compiled model.
 
         Raises:
-            WeightsError: as for a call.
+            WeightsError: as for a call. ModelError: OpenVINO cannot be loaded.
         """
         return self._compiled.result()
 
@@ -158,7 +159,12 @@ class Graph:
         return find, (self.path.parent, self.path.stem)
 
     def _compile(self) -> Any:
-        core = _core()
+        try:
+            core = _core()
+        except (ImportError, OSError) as error:
+            raise ModelError(
+                f"OpenVINO cannot be loaded ({error}): install it again, or uninstall it, and torch answers"
+            ) from error
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": "bf16" if self.rounded and _multiplies_bfloat16() else "f32",
             "PERFORMANCE_HINT": "LATENCY",
