@@ -21,7 +21,7 @@ from textseg.parts import PARTS, areas_of, low_masks, plain_parts
 from textseg.propose import fair_order, place_in_phrase
 from textseg.protocols import ImageTextEncoder, KnowsNouns
 from textseg.types import Bool, Candidates, Float, Image, Int, Prompts, Proposals, Query
-from textseg.vocabulary import SYNONYM_SIMILARITY, Vocabulary
+from textseg.vocabulary import SYNONYM_SIMILARITY
 
 RegionNamer = Callable[[Bool, Sequence[str], Int], Float | None]
 
@@ -302,7 +302,7 @@ def _clip_part(
     pictures = clip.encode_images(crops)[owner]  # (S, D)
     texts = clip.encode_text(query.prompts)  # (Q, D)
     contrasts = _contrasts(query, texts, clip, config)
-    vocabulary = _vocabulary(clip)
+    vocabulary = clip.vocabulary if isinstance(clip, KnowsNouns) else None
     nouns = matmul(texts[:0] if vocabulary is None else vocabulary.embeddings, pictures.T)  # (V, S)
     for own in np.unique(phrase_index[shown]).tolist():
         rows = np.flatnonzero(phrase_index[shown] == own)
@@ -315,10 +315,6 @@ def _clip_part(
         # odds against the phrase
         out[shown[rows]] = np.exp(np.minimum(gaps, 50.0)).sum(axis=0) ** (1.0 / config.clip_temperature)
     return 1.0 / (1.0 + out)
-
-
-def _vocabulary(clip: ImageTextEncoder) -> Vocabulary | None:
-    return clip.vocabulary if isinstance(clip, KnowsNouns) else None
 
 
 def _contrasts(query: Query, texts: Float, clip: ImageTextEncoder, config: RankConfig) -> list[Float]:

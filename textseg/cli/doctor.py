@@ -30,25 +30,17 @@ def doctor() -> None:
     table.add_row("devices", devices())
     for name in DEPENDENCIES:
         table.add_row(name, installed(name))
-    table.add_row("openvino", quick())
+    table.add_row("openvino", installed("openvino", "none: torch answers nano's phrases, in a longer time"))
     show.console().print(table)
     _presets()
 
 
-def installed(name: str) -> str:
-    """Return the version of a distribution, or "MISSING"."""
+def installed(name: str, otherwise: str | None = None) -> str:
+    """Return the version of a distribution; of one that is missing ``otherwise``, or "MISSING"."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return f"MISSING: pip install {name}"
-
-
-def quick() -> str:
-    """Return the version of OpenVINO, which nano need not have."""
-    try:
-        return importlib.metadata.version("openvino")
-    except importlib.metadata.PackageNotFoundError:
-        return "none: torch answers nano's phrases, in a longer time"
+        return otherwise or f"MISSING: pip install {name}"
 
 
 def memory() -> str:

@@ -84,10 +84,15 @@ def graph_name(precision: str, layout: str) -> str:
 
 def layout_of(weights: Path) -> str:
     """Return 16 hex digits of the names, shapes, dtypes and places of a safetensors file's tensors; "" of a damaged."""
+    size, header = header_of(weights)
+    return hashlib.sha256(size + header).hexdigest()[:16] if header.startswith(b"{") else ""
+
+
+def header_of(weights: Path) -> tuple[bytes, bytes]:
+    """Return the eight bytes that a safetensors file begins with, and the JSON whose length they tell."""
     with weights.open("rb") as file:
         size = file.read(8)
-        header = file.read(int.from_bytes(size, "little")) if len(size) == 8 else b""
-    return hashlib.sha256(size + header).hexdigest()[:16] if header.startswith(b"{") else ""
+        return size, file.read(int.from_bytes(size, "little")) if len(size) == 8 else b""
 
 
 @cache
@@ -116,7 +121,13 @@ class Graph:
         Raises:
             WeightsError: the file, or that of the weights, is damaged.
         """
-        return self._ask(*inputs)
+        if not hasattr(self._own, "request"):
+            self._own.request = self.ready().create_infer_request()
+        request, tensor = self._own.request, _openvino().Tensor
+        laid_out = [np.ascontiguousarray(one) for one in inputs]  # read where they lie
+        for i, one in enumerate(laid_out):  # to hand them to the call takes a tenth of a millisecond longer
+            request.set_input_tensor(i, tensor(one, shared_memory=True))
+        return list(request.infer().values())
 
     def each(self, *batches: NDArray[Any], shared: Sequence[NDArray[Any]] = ()) -> list[NDArray[Any]]:
         """Return the outputs for N inputs asked one after the other, each (N, …).
@@ -128,17 +139,8 @@ class Graph:
         Raises:
             WeightsError: as for a call.
         """
-        answers = [self._ask(*shared, *(batch[i : i + 1] for batch in batches)) for i in range(len(batches[0]))]
+        answers = [self(*shared, *(batch[i : i + 1] for batch in batches)) for i in range(len(batches[0]))]
         return [np.concatenate(output) for output in zip(*answers, strict=True)]
-
-    def _ask(self, *inputs: NDArray[Any]) -> list[NDArray[Any]]:
-        if not hasattr(self._own, "request"):
-            self._own.request = self.ready().create_infer_request()
-        request, tensor = self._own.request, _openvino().Tensor
-        laid_out = [np.ascontiguousarray(one) for one in inputs]  # read where they lie
-        for i, one in enumerate(laid_out):  # to hand them to the call takes a tenth of a millisecond longer
-            request.set_input_tensor(i, tensor(one, shared_memory=True))
-        return list(request.infer().values())
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of the input of that name, which must not have free axes."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision.ops import batched_nms, box_iou, nms
+from torchvision.ops import batched_nms, box_iou
 
 from textseg import geometry
 from textseg.models.nano_network import Answers
@@ -76,9 +76,7 @@ def find_boxes(answers: Answers, config: ProposalConfig, threshold: float) -> Fo
     phrase, rank = torch.nonzero((top >= threshold) & (top > 0), as_tuple=True)
     places = answers.boxes_xyxy[0].flatten(2)  # (T, 4, h'w')
     boxes = places[phrase, :, where[phrase, rank]]  # (M, 4)
-    best = top[phrase, rank]
-    alone = scores.shape[0] == 1
-    kept = nms(boxes, best, config.nms_iou) if alone else batched_nms(boxes, best, phrase, config.nms_iou)
+    kept = batched_nms(boxes, top[phrase, rank], phrase, config.nms_iou)
     kept = kept[_first_of_each(phrase[kept], config.per_phrase)]
     found = Found(boxes[kept], top[phrase[kept], rank[kept]], phrase[kept])
     return found._replace(boxes_xyxy=_vote(found, places, scores.flatten(1), config.vote_iou))

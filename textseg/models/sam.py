@@ -130,6 +130,11 @@ def check_options(dtype: str, chunk: int | None) -> None:
         raise ConfigError(f"segmenter chunk: got {chunk}, expected 1 or more prompts a call")
 
 
+def full_id(kind: str, model_id: str, dtype: str) -> str:
+    """Return what a segmenter is called in embeddings and cache keys."""
+    return f"{kind}:{model_id}" + ("" if dtype == "float32" else f"+{dtype}")
+
+
 class SamSegmenter:
     """A promptable segmenter. It keeps no picture: two threads may use one.
 
@@ -158,7 +163,7 @@ class SamSegmenter:
         self.network = network
         self._shapes = network.feature_shapes
         self.spec = spec
-        self.model_id = f"{kind}:{model_id}" + ("" if dtype == "float32" else f"+{dtype}")
+        self.model_id = full_id(kind, model_id, dtype)
         self.text_width = network.text_width
         self.dtype = DTYPES[dtype]
         self.chunk = default_chunk(network) if chunk is None else chunk

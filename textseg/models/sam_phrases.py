@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from textseg.errors import ModelError
 from textseg.models import edgetam_encode, graphs, nano_files, sam_prompts
 from textseg.models.graphs import Graph
-from textseg.models.sam import DTYPES, SamSegmenter, default_chunk, family
+from textseg.models.sam import DTYPES, MOST_PROMPTS, SamSegmenter, default_chunk, family, full_id
 from textseg.models.sam_decode import detail_of
 from textseg.models.sam_input import InputSpec
 from textseg.models.sam_load import load_network, version_of
@@ -32,7 +32,6 @@ from textseg.types import Candidates, Embedding, Float, Frame, Prompts
 
 KIND = "edgetam"
 _LATER = ("network", "chunk")
-_AT_ONCE = 32
 
 
 class _Neck(nn.Module):
@@ -110,8 +109,7 @@ class PhraseSegmenter(SamSegmenter):
     ) -> None:
         self.family = family(KIND)
         self.spec, self.dtype, self.device = spec, DTYPES[dtype], torch.device("cpu")
-        name = f"{KIND}:{folder.name}#{version_of(folder)}"
-        self.model_id = name if dtype == "float32" else f"{name}+{dtype}"
+        self.model_id = full_id(KIND, f"{folder.name}#{version_of(folder)}", dtype)
         self._folder, self._side, self._boxed, self._spoken, self._chunk = folder, side, boxed, spoken, chunk
         self._lock = threading.Lock()
         width, grid = side.no_memory_embedding.shape[-1], spec.input_hw[0] // 16
@@ -164,7 +162,7 @@ class PhraseSegmenter(SamSegmenter):
         logits = np.empty((len(prompts), 3, *self._mask_hw), np.float32)
         iou = np.empty((len(prompts), 3), np.float32)
         shared = self._shared(embedding, features)
-        for index, one in sam_prompts.chunks(prompts, embedding.frame, self._mask_hw, _AT_ONCE, self.device):
+        for index, one in sam_prompts.chunks(prompts, embedding.frame, self._mask_hw, MOST_PROMPTS, self.device):
             parts = [part.numpy() for part in (one.boxes, one.masks, one.text) if part is not None]
             graph = self._spoken if one.boxes is None else self._boxed
             logits[index], iou[index] = graph.each(*parts, shared=shared)

@@ -190,12 +190,11 @@ def write(export: Export, weights: Path) -> Path:
 
 def _places(weights: Path) -> dict[str, tuple[str, list[int], int, int]]:
     """Return each tensor's dtype, shape, and where in a safetensors file it begins and how long it is, in bytes."""
-    with weights.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
+    size, header = graphs.header_of(weights)
+    first = len(size) + len(header)
     return {
-        name: (entry["dtype"], entry["shape"], 8 + size + start, stop - start)
-        for name, entry in header.items()
+        name: (entry["dtype"], entry["shape"], first + start, stop - start)
+        for name, entry in json.loads(header).items()
         if name != "__metadata__"
         for start, stop in [entry["data_offsets"]]
     }
